@@ -1,0 +1,215 @@
+"""A corpus: one canonical `.safetensors` file of flat arrays, memory-mapped and shared by all trials of a machine.
+
+Arrays over all N utterances in order of dialogue (shape legend: lfvd.batch): `language|audio|visual` [N, width] float32
+(a missing modality is absent), `label` [N] int64 (-1 unlabelled), `speaker` [N] int64 (local to the dialogue), `offset`
+[D+1] int64, `split` [D] int64 (0 train, 1 valid, 2 test). The header holds `CorpusInfo` as JSON. Sentences, where
+present, stand in a `.parquet` beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from lfvd.batch import UNLABELLED, Batch, collate
+from lfvd.config import MODALITY_NAMES
+from lfvd.files import InputError, atomic_path
+
+SPLITS = ("train", "valid", "test")
+FORMAT = "lfvd-corpus"
+VERSION = 1
+
+
+class CorpusError(InputError):
+    """A data file that cannot be used, or does not fit what is asked of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusInfo:
+    """What a corpus knows of itself besides its arrays."""
+
+    name: str
+    """What the data are called: MELD, IEMOCAP, …"""
+    classes: tuple[str, ...]
+    """Class names in the order of the labels."""
+    dialogues: tuple[str, ...]
+    """Dialogue ids."""
+    simulated: tuple[str, ...] = ()
+    """Names of modalities that are simulated stand-ins; every result made from them says so."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Source file names → their SHA-256."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the import or simulation, seeds included."""
+    length_bins: tuple[int, ...] = ()
+    """Upper ends of the dialogue-length bins in which W-F1 is reported; the last bin is open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Arrays and info of a data set; `features` is keyed l, a, v."""
+
+    info: CorpusInfo
+    features: dict[str, np.ndarray]
+    label: np.ndarray
+    speaker: np.ndarray
+    offset: np.ndarray
+    split: np.ndarray
+    fingerprint: str = ""
+    """SHA-256 of the content of the whole file; kept by `restricted` views of it."""
+
+    @classmethod
+    def open(cls, path: str | Path) -> Corpus:
+        """Map a canonical file. Raises CorpusError where it is missing, foreign, truncated or inconsistent.
+
+        Looks at the small arrays only; `check_features` looks at every value.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise CorpusError(f"{path}: there is no such file: make it with `lfvd import` or `lfvd simulate`")
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 (no iterator)
+        except (SafetensorError, OSError, RuntimeError, TypeError) as error:
+            raise CorpusError(f"{path}: is not a whole safetensors file ({error}): import it again") from None
+        if header.get("format") != FORMAT:
+            raise CorpusError(f"{path}: is not a corpus (its header has no `format: {FORMAT}`): make one with `lfvd import`")
+        if header.get("version") != str(VERSION):
+            version = header.get("version")
+            raise CorpusError(f"{path}: `version` is {version}, but this release reads {VERSION}: import the data again")
+        try:
+            info = _info(json.loads(header["info"]))
+            features = {m: arrays.pop(name) for m, name in MODALITY_NAMES.items() if name in arrays}
+            corpus = cls(info=info, features=features, fingerprint=header["fingerprint"], **arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorpusError(f"{path}: its header or arrays are incomplete ({error}): import the data again") from None
+        problems = corpus.problems()
+        if problems:
+            raise CorpusError(f"{path}: " + "; ".join(problems))
+        return corpus
+
+    def save(self, path: str | Path) -> Corpus:
+        """Check everything and write atomically; returns the corpus with its fingerprint."""
+        problems = self.problems()
+        if problems:
+            raise CorpusError(f"{path}: " + "; ".join(problems))
+        self.check_features(str(path))
+        done = replace(self, fingerprint=self.content_hash())
+        header = {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "fingerprint": done.fingerprint,
+            "info": json.dumps(asdict(self.info), ensure_ascii=False),
+        }
+        with atomic_path(path) as temporary:
+            save_file({k: np.ascontiguousarray(v) for k, v in self._arrays().items()}, temporary, metadata=header)
+        return done
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        named = {MODALITY_NAMES[m]: x for m, x in self.features.items()}
+        return {**named, "label": self.label, "speaker": self.speaker, "offset": self.offset, "split": self.split}
+
+    def content_hash(self) -> str:
+        """SHA-256 over all arrays, class names and dialogue ids."""
+        digest = hashlib.sha256(json.dumps([self.info.classes, self.info.dialogues]).encode())
+        for name, array in sorted(self._arrays().items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def problems(self) -> list[str]:
+        """Inconsistencies of everything but the feature values, in words."""
+        found = []
+        for name, array in self._arrays().items():
+            kind, rank = (np.float32, 2) if name in MODALITY_NAMES.values() else (np.int64, 1)
+            if array.dtype != kind or array.ndim != rank:
+                found.append(f"`{name}` is {array.dtype} with {array.ndim} axes, but must be {np.dtype(kind)} with {rank}")
+        if found:
+            return found
+        dialogues, utterances = len(self.split), len(self.label)
+        if not self.features:
+            found.append("there is no modality: import at least one of language, audio, visual")
+        for name, array in self._arrays().items():
+            want = {"offset": dialogues + 1, "split": dialogues}.get(name, utterances)
+            if len(array) != want:
+                found.append(f"`{name}` has {len(array)} rows, but must have {want}")
+        if len(self.info.dialogues) != dialogues or len(set(self.info.dialogues)) != dialogues:
+            found.append(f"the dialogue ids must be {dialogues} different ones")
+        if found:
+            return found
+        if dialogues == 0 or self.offset[0] != 0 or self.offset[-1] != utterances:
+            found.append(f"`offset` must run from 0 to {utterances}, the number of utterances")
+        elif (empty := np.flatnonzero(np.diff(self.offset) <= 0)).size:
+            found.append(f"dialogue {self.info.dialogues[empty[0]]} has no utterance: leave it out of the source")
+        classes = len(self.info.classes)
+        if (bad := np.flatnonzero((self.label < UNLABELLED) | (self.label >= classes))).size and not found:
+            found.append(
+                f"{self._where(bad[0])} has label {self.label[bad[0]]}, but labels are 0 to {classes - 1}, "
+                f"or {UNLABELLED} for none: correct it in the source"
+            )
+        if ((self.split < 0) | (self.split >= len(SPLITS))).any():
+            found.append("`split` must be 0 (train), 1 (valid) or 2 (test)")
+        return found
+
+    def check_features(self, source: str) -> None:
+        """Raises CorpusError for the first NaN or infinite feature value."""
+        for modality, flat in self.features.items():
+            finite = np.isfinite(flat).all(axis=1)
+            if not finite.all():
+                bad = np.flatnonzero(~finite)
+                raise CorpusError(
+                    f"{source}: {MODALITY_NAMES[modality]} features of {self._where(bad[0])} are NaN or infinite "
+                    f"(and of {len(bad) - 1} more utterances), but must be finite: correct them in the source"
+                )
+
+    def _where(self, utterance: int) -> str:
+        dialogue = int(np.searchsorted(self.offset, utterance, side="right")) - 1
+        return f"dialogue {self.info.dialogues[dialogue]}, utterance {utterance - int(self.offset[dialogue])}"
+
+    def indices(self, split: str) -> np.ndarray:
+        """Indices of the dialogues of a split."""
+        return np.flatnonzero(self.split == SPLITS.index(split))
+
+    def restricted(self, *splits: str) -> Corpus:
+        """A corpus that holds the dialogues of the named splits and nothing of the others."""
+        chosen = np.flatnonzero(np.isin(self.split, [SPLITS.index(s) for s in splits]))
+        length = np.diff(self.offset)[chosen]
+        rows = np.concatenate([np.arange(self.offset[i], self.offset[i + 1]) for i in chosen] or [np.arange(0)])
+        return replace(
+            self,
+            info=replace(self.info, dialogues=tuple(self.info.dialogues[i] for i in chosen)),
+            features={m: x[rows] for m, x in self.features.items()},
+            label=self.label[rows],
+            speaker=self.speaker[rows],
+            offset=np.concatenate([[0], np.cumsum(length)]),
+            split=self.split[chosen],
+        )
+
+    def batch(self, dialogues: Sequence[int], modalities: Sequence[str]) -> Batch:
+        """Dialogues by index as one padded batch with the named modalities."""
+        features = {m: self.features[m] for m in modalities}
+        return collate(features, self.speaker, self.label, offset=self.offset, dialogues=dialogues)
+
+    def widths(self, modalities: Sequence[str]) -> dict[str, int]:
+        """Feature width of each named modality. Raises CorpusError where the corpus lacks one."""
+        for m in modalities:
+            if m not in self.features:
+                have = ", ".join(self.features)
+                raise CorpusError(
+                    f"the corpus {self.info.name} has no {MODALITY_NAMES[m]} features, but `data.modalities` names {m}: "
+                    f"import them, or use `--set data.modalities={have.replace(' ', '')}`"
+                )
+        return {m: int(self.features[m].shape[1]) for m in modalities}
+
+
+def _info(values: Mapping[str, Any]) -> CorpusInfo:
+    """JSON → CorpusInfo: lists back to tuples."""
+    return CorpusInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
