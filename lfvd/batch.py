@@ -1,7 +1,7 @@
 """Batches of dialogues as named, padded tensors.
 
-Shape legend, used throughout the package: b dialogues, n utterances (padded to the batch's longest dialogue), m modalities,
-d model width, z latent width, c classes; N utterances of a whole corpus, D its dialogues.
+Shape legend, used throughout the package: b dialogues, n utterances (padded to the batch's longest dialogue),
+m modalities, d model width, z latent width, c classes; N utterances of a whole corpus, D its dialogues.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def collate(
     label: np.ndarray,
     *,
     offset: np.ndarray,
-    dialogues: Sequence[int],
+    dialogues: Sequence[int] | np.ndarray,
 ) -> Batch:
     """Gather dialogues out of flat arrays.
 
@@ -54,7 +54,9 @@ def collate(
     length = offset[chosen + 1] - offset[chosen]  # [b]
     position = np.arange(length.max())  # [n]
     mask = position < length[:, None]  # [b, n]
-    index = np.where(mask, offset[chosen][:, None] + position, 0)  # [b, n]; padding points at row 0 and is blanked below
+    index = np.where(
+        mask, offset[chosen][:, None] + position, 0
+    )  # [b, n]; padding points at row 0 and is blanked below
 
     def blanked(flat: np.ndarray, fill: float) -> Tensor:
         padded = flat[index]

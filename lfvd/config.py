@@ -1,7 +1,7 @@
 """The configuration of a run: what is tuned, what is trained, in five small frozen groups.
 
-`Config.from_yaml("meld")` takes a preset's name or a file; `config.with_values({"optim.lr": 1e-4})` gives a changed copy;
-`config.to_yaml(path)` writes what `from_yaml` reads. All errors of one source are gathered into one `ConfigError`.
+`Config.from_yaml("meld")` takes a preset's name or a file; `config.with_values({"optim.lr": 1e-4})` gives a changed
+copy; `config.to_yaml(path)` writes what `from_yaml` reads. All errors of one source are gathered into one `ConfigError`.
 Defaults are the decisions of the project where the paper is silent; the presets hold the paper's settings (§4.3).
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,8 @@ class Range:
     high: float
     above: bool = False
 
-    def admits(self, value: float) -> bool:
+    def admits(self, value: Any) -> bool:
+        """Whether a number lies inside; NaN does not."""
         return (self.low < value if self.above else self.low <= value) and value <= self.high
 
     def __str__(self) -> str:
@@ -64,7 +65,7 @@ class ModelConfig:
     dropout: Annotated[float, Range(0.0, 0.95)] = 0.3
     """Dropout on features, attention blocks and the classifier's input."""
     anchor: Modality = "l"
-    """Modality that the others are aligned to and distilled from (Table 5, "w/ ours(A)"); if absent: first of l, a, v."""
+    """Modality that the others are aligned to and distilled from (Table 5); if absent, the first of l, a, v."""
     attention: bool = True
     """Language-focused augmentation (Eqs. 4-8); false is Table 5's "w/o LFA-Transformer"."""
     atmosphere: bool = True
@@ -146,7 +147,9 @@ class Config:
         if width % heads:
             near = sorted((h for h in range(1, 65) if width % h == 0), key=lambda h: abs(h - heads))[:2]
             tries = " or ".join(str(h) for h in sorted(near))
-            problems.append(f"the value of `model.heads` is {heads}, but must divide `model.width` {width}: try {tries}")
+            problems.append(
+                f"the value of `model.heads` is {heads}, but must divide `model.width` {width}: try {tries}"
+            )
         return problems
 
     @property
@@ -245,9 +248,9 @@ class FieldSpec:
         elif self.choices:
             if value not in self.choices:
                 return f"{text} one of {', '.join(self.choices)}{_nearest(str(value), self.choices)}"
-        elif type(value) is not self.kind:
+        elif not isinstance(value, self.kind) or (isinstance(value, bool) and self.kind is not bool):
             return f"{text} {_TYPE_NAMES[self.kind]}"
-        elif self.range is not None and not (math.isfinite(value) and self.range.admits(value)):
+        elif self.range is not None and not self.range.admits(value):
             return f"{text} {self.range}"
         return None
 
@@ -265,6 +268,7 @@ def unknown_key(key: str, known: Mapping[str, object]) -> str:
     return f"there is no key `{key}`{_nearest(key, known) or ': known keys are ' + ', '.join(known)}"
 
 
+@functools.cache
 def _group_specs(group: str) -> dict[str, FieldSpec]:
     hints = get_type_hints(get_type_hints(Config)[group], include_extras=True)
     return {f"{group}.{name}": _spec(f"{group}.{name}", hint) for name, hint in hints.items()}

@@ -81,10 +81,14 @@ class Corpus:
         except (SafetensorError, OSError, RuntimeError, TypeError) as error:
             raise CorpusError(f"{path}: is not a whole safetensors file ({error}): import it again") from None
         if header.get("format") != FORMAT:
-            raise CorpusError(f"{path}: is not a corpus (its header has no `format: {FORMAT}`): make one with `lfvd import`")
+            raise CorpusError(
+                f"{path}: is not a corpus (its header has no `format: {FORMAT}`): make one with `lfvd import`"
+            )
         if header.get("version") != str(VERSION):
             version = header.get("version")
-            raise CorpusError(f"{path}: `version` is {version}, but this release reads {VERSION}: import the data again")
+            raise CorpusError(
+                f"{path}: `version` is {version}, but this release reads {VERSION}: import the data again"
+            )
         try:
             info = _info(json.loads(header["info"]))
             features = {m: arrays.pop(name) for m, name in MODALITY_NAMES.items() if name in arrays}
@@ -131,7 +135,9 @@ class Corpus:
         for name, array in self._arrays().items():
             kind, rank = (np.float32, 2) if name in MODALITY_NAMES.values() else (np.int64, 1)
             if array.dtype != kind or array.ndim != rank:
-                found.append(f"`{name}` is {array.dtype} with {array.ndim} axes, but must be {np.dtype(kind)} with {rank}")
+                found.append(
+                    f"`{name}` is {array.dtype} with {array.ndim} axes, but must be {np.dtype(kind)} with {rank}"
+                )
         if found:
             return found
         dialogues, utterances = len(self.split), len(self.label)
@@ -178,6 +184,10 @@ class Corpus:
         """Indices of the dialogues of a split."""
         return np.flatnonzero(self.split == SPLITS.index(split))
 
+    def rows(self, split: str) -> np.ndarray:
+        """Indices of the utterances of a split."""
+        return np.flatnonzero(np.repeat(self.split, np.diff(self.offset)) == SPLITS.index(split))
+
     def restricted(self, *splits: str) -> Corpus:
         """A corpus that holds the dialogues of the named splits and nothing of the others."""
         chosen = np.flatnonzero(np.isin(self.split, [SPLITS.index(s) for s in splits]))
@@ -193,7 +203,7 @@ class Corpus:
             split=self.split[chosen],
         )
 
-    def batch(self, dialogues: Sequence[int], modalities: Sequence[str]) -> Batch:
+    def batch(self, dialogues: Sequence[int] | np.ndarray, modalities: Sequence[str]) -> Batch:
         """Dialogues by index as one padded batch with the named modalities."""
         features = {m: self.features[m] for m in modalities}
         return collate(features, self.speaker, self.label, offset=self.offset, dialogues=dialogues)
@@ -212,4 +222,5 @@ class Corpus:
 
 def _info(values: Mapping[str, Any]) -> CorpusInfo:
     """JSON → CorpusInfo: lists back to tuples."""
-    return CorpusInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return CorpusInfo(**plain)

@@ -1,0 +1,72 @@
+"""The loss and its four terms (Eqs. 10, 11, 13, 18-21), over labelled utterances only. Shape legend: lfvd.batch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lfvd.variational import Gaussian, kl, kl_standard
+
+
+def self_contrastive(x: Tensor, temperature: float) -> Tensor:
+    """Same utterance, other modality (Eq. 10): x [m, N, d] of N labelled utterances → scalar.
+
+    As printed, the denominator leaves the positive out. One utterance or one modality leaves nothing to contrast: 0.
+    """
+    m, utterances, _ = x.shape
+    if utterances < 2 or m < 2:
+        return x.new_zeros(())
+    x = normalize(x, dim=-1)
+    total = x.new_zeros(())
+    not_itself = torch.eye(utterances, dtype=torch.bool, device=x.device)
+    for first in range(m):
+        for second in range(first + 1, m):
+            similarity = x[first] @ x[second].T / temperature  # [N, N]
+            others = similarity.masked_fill(not_itself, -math.inf)
+            # The pair (second, first) has the transposed similarities.
+            total = total - (2 * similarity.diagonal() - others.logsumexp(1) - others.logsumexp(0)).sum()
+    return total / utterances
+
+
+def full_contrastive(x: Tensor, label: Tensor, temperature: float) -> Tensor:
+    """Same class, same modality (Eq. 11): x [m, N, d], label [N] → scalar.
+
+    P(i) leaves i itself out; the denominator holds other classes only; an i without positives or negatives adds 0.
+    """
+    _, utterances, _ = x.shape
+    if utterances < 2:
+        return x.new_zeros(())
+    x = normalize(x, dim=-1)
+    same = label[:, None] == label[None, :]
+    positive = same & ~torch.eye(utterances, dtype=torch.bool, device=x.device)
+    count = positive.sum(1)
+    usable = (count > 0) & ~same.all(1)  # [N]
+    similarity = x @ x.transpose(-1, -2) / temperature  # [m, N, N]
+    # Unusable rows are dropped below; left unmasked, their logsumexp keeps a finite gradient.
+    negatives = similarity.masked_fill(same & usable[:, None], -math.inf).logsumexp(-1)  # [m, N]
+    mean_positive = (similarity * positive).sum(-1) / count.clamp(min=1)
+    return -torch.where(usable, mean_positive - negatives, 0.0).sum() / utterances
+
+
+def distillation(latent: Gaussian, anchor: int, detach_teacher: bool = False) -> Tensor:
+    """Σ_{ξ≠anchor} KL(q^ξ ‖ q^anchor) + Σ_ξ KL(q^ξ ‖ N(0, I)), mean over utterances (Eq. 13).
+
+    latent: Gaussian of [m, N, z]; no utterance: 0. The teacher's own KL to itself is 0 in value and gradient.
+    """
+    teacher = Gaussian(latent.mean[anchor], latent.log_variance[anchor])
+    if detach_teacher:
+        teacher = Gaussian(teacher.mean.detach(), teacher.log_variance.detach())
+    students = [i for i in range(len(latent.mean)) if i != anchor]
+    student = Gaussian(latent.mean[students], latent.log_variance[students])
+    each = kl_standard(latent).sum((0, -1)) + kl(student, teacher).sum((0, -1))  # [N]
+    return each.sum() / max(1, each.numel())
+
+
+def classification(logits: Tensor, label: Tensor, class_weight: Tensor | None) -> Tensor:
+    """Cross-entropy (Eqs. 18-20): logits [N, c], label [N] → scalar; no utterance: 0."""
+    if not len(label):
+        return logits.sum() * 0.0
+    return torch.nn.functional.cross_entropy(logits, label, weight=class_weight)

@@ -1,0 +1,133 @@
+"""LFVD: encoders, DAG, language-focused augmentation, latents, fusion, classifier, in the paper's order.
+
+Shape legend: lfvd.batch. `build_model` is the only place that turns a Config into modules; `loss_terms` the only one
+that weighs the losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lfvd import losses
+from lfvd.augment import Augmentation
+from lfvd.batch import UNLABELLED, Batch
+from lfvd.config import MODALITIES, Config, LossConfig
+from lfvd.dag import DAGStack
+from lfvd.encoders import Encoder
+from lfvd.variational import Fusion, Gaussian, LatentHeads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What the model says of a batch; the modality axis follows `LFVD.modalities`."""
+
+    logits: Tensor  # [b, n, c]
+    representation: Tensor  # [m, b, n, d], what the contrastive losses see
+    latent: Gaussian  # of [m, b, n, z]
+    weight: Tensor  # [m, b, n], fusion weight of each modality (anchor: 1)
+
+
+class LFVD(nn.Module):
+    """Emotion of every utterance of a dialogue from its language, audio and visual features.
+
+    features: modality → width of its features; anchor: index into them in the order l, a, v.
+    """
+
+    def __init__(
+        self,
+        *,
+        features: Mapping[str, int],
+        classes: int,
+        width: int,
+        latent: int,
+        heads: int,
+        dag_layers: int,
+        dag_speaker_window: int,
+        dropout: float,
+        anchor: int,
+        attention: bool,
+        atmosphere: bool,
+        fusion: str,
+        divergence: str,
+    ) -> None:
+        super().__init__()
+        self.modalities = tuple(m for m in MODALITIES if m in features)
+        self.anchor = anchor
+        m = len(self.modalities)
+        self.encoders = nn.ModuleDict(
+            {name: Encoder(features=features[name], width=width, dropout=dropout) for name in self.modalities}
+        )
+        self.dag = DAGStack(modalities=m, width=width, layers=dag_layers, speaker_window=dag_speaker_window)
+        self.augmentation = (
+            Augmentation(modalities=m, anchor=anchor, width=width, heads=heads, dropout=dropout, atmosphere=atmosphere)
+            if attention
+            else None
+        )
+        self.latent = LatentHeads(modalities=m, width=width, latent=latent)
+        self.fusion = Fusion(kind=fusion, modalities=m, anchor=anchor, width=width, divergence=divergence)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, batch: Batch) -> Output:
+        """A batch → Output. Padding changes nothing at valid utterances."""
+        x = torch.stack([self.encoders[m](batch.features[m], batch.length) for m in self.modalities])  # [m, b, n, d]
+        x = self.dag(x, batch.speaker)
+        if self.augmentation is not None:
+            x = self.augmentation(x, batch.mask)
+        latent = self.latent(x)
+        fused, weight = self.fusion(x, latent)
+        return Output(logits=self.classifier(self.dropout(fused)), representation=x, latent=latent, weight=weight)
+
+
+def build_model(config: Config, features: Mapping[str, int], classes: int) -> LFVD:
+    """Config, feature width of each modality, number of classes → model. Initialised from torch's global generator."""
+    model = config.model
+    present = [m for m in MODALITIES if m in config.data.modalities]
+    return LFVD(
+        features={m: features[m] for m in present},
+        classes=classes,
+        width=model.width,
+        latent=model.latent,
+        heads=model.heads,
+        dag_layers=model.dag_layers,
+        dag_speaker_window=model.dag_speaker_window,
+        dropout=model.dropout,
+        anchor=present.index(config.anchor),
+        attention=model.attention,
+        atmosphere=model.atmosphere,
+        fusion=model.fusion,
+        divergence=model.divergence,
+    )
+
+
+def loss_terms(
+    output: Output,
+    label: Tensor,
+    *,
+    weights: LossConfig,
+    anchor: int,
+    detach_teacher: bool = False,
+    class_weight: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """The total loss (Eq. 21) and its unweighted terms, each a scalar over the labelled utterances of label [b, n]."""
+    labelled = label != UNLABELLED  # [b, n]
+    target = label[labelled]  # [N]
+    x = output.representation[:, labelled]  # [m, N, d]
+    latent = Gaussian(output.latent.mean[:, labelled], output.latent.log_variance[:, labelled])
+    terms = {
+        "classification": losses.classification(output.logits[labelled], target, class_weight),
+        "self": losses.self_contrastive(x, weights.temperature),
+        "full": losses.full_contrastive(x, target, weights.temperature),
+        "distillation": losses.distillation(latent, anchor, detach_teacher),
+    }
+    total = (
+        terms["classification"]
+        + weights.gamma1 * terms["self"]
+        + weights.gamma2 * terms["full"]
+        + weights.gamma3 * terms["distillation"]
+    )
+    return {"total": total, **terms}

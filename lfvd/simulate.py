@@ -1,0 +1,278 @@
+"""Synthetic corpora in the shape of the real ones, and stand-ins for modalities that are not to be had.
+
+`lfvd simulate --like meld --seed 0 --dialogues 120 --out data/demo.safetensors`
+
+An utterance's emotion copies the speaker's own last one, or the previous utterance's, or is free. Utterances that copy one
+another form a chain; emotions are dealt to chains until the class counts of the real data are met. Each
+modality shows the emotion as one of a few orthogonal directions under Gaussian noise, seen through a random linear map.
+Shape legend: lfvd.batch; k hidden directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lfvd.config import MODALITIES, MODALITY_NAMES
+from lfvd.corpus import SPLITS, Corpus, CorpusError, CorpusInfo
+
+Like = Literal["meld", "iemocap"]
+
+HIDDEN = 12
+"""Hidden directions k of each modality: one a class and some that carry noise only."""
+NOISE_SHARE = 0.5
+"""Share of a feature's variance that is independent noise of that feature."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """The figures of a data set that its simulation keeps to."""
+
+    name: str
+    classes: tuple[str, ...]
+    length_bins: tuple[int, ...]
+    widths: dict[str, int]
+    """Modality → feature width."""
+    blocks: tuple[tuple[int, tuple[int, ...]], ...]
+    """Train and test, or train, valid and test: dialogues, and utterances of each class."""
+    carve: float
+    """Share of the train dialogues that becomes the validation split, where the data have none of their own."""
+    lengths: tuple[tuple[float, float], ...]
+    """(quantile, utterances a dialogue), straight lines between them."""
+    speakers: tuple[float, ...]
+    """Share of dialogues with 1, 2, … speakers."""
+    same_speaker: float
+    """Share of utterances whose speaker also had the one before."""
+    own: float
+    """Chance that an utterance copies the emotion of its speaker's last one."""
+    previous: float
+    """Chance that it copies the emotion of the utterance before it."""
+    unclear: float
+    """Share of utterances in which words, voice and face show another emotion than the labelled one."""
+    strength: dict[str, float]
+    """Modality → length of a class's direction, in standard deviations of the noise around it."""
+
+
+# Counts: data-formats.md (IEMOCAP test classes: the six-class split in common use, 1623 in all). Lengths, speakers and
+# same_speaker of MELD: quantiles and shares over the 1432 dialogues of its published CSVs. Those of IEMOCAP are chosen:
+# mean 48, longest 110, a dyad. MELD's own and previous lie above the real data's (where 44 % of utterances repeat their
+# speaker's last emotion) so that context pays at all. Strengths: bisected until logistic regression on single
+# utterances, width 1024/300/342, seeds 0-2, met the test W-F1 of the LFVD paper's Table 4 within a point.
+LIKENESS: dict[str, Likeness] = {
+    "meld": Likeness(
+        name="MELD (simulated)",
+        classes=("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"),
+        length_bins=(5, 13),
+        widths={"l": 1024, "a": 300, "v": 342},
+        blocks=(
+            (1038, (4710, 1205, 268, 683, 1743, 271, 1109)),
+            (114, (470, 150, 40, 111, 163, 22, 153)),
+            (280, (1256, 281, 50, 208, 402, 68, 345)),
+        ),
+        carve=0.0,
+        lengths=((0.0, 1), (0.1, 2), (0.25, 5), (0.5, 9), (0.75, 14), (0.9, 18), (0.99, 23), (1.0, 33)),
+        speakers=(0.086, 0.449, 0.256, 0.119, 0.055, 0.023, 0.008, 0.003, 0.001),
+        same_speaker=0.23,
+        own=0.4,
+        previous=0.15,
+        unclear=0.2,
+        strength={"l": 2.3, "a": 1.2, "v": 0.7},
+    ),
+    "iemocap": Likeness(
+        name="IEMOCAP (simulated)",
+        classes=("happy", "sad", "neutral", "angry", "excited", "frustrated"),
+        length_bins=(43, 59),
+        widths={"l": 1024, "a": 1582, "v": 342},
+        blocks=((120, (504, 839, 1324, 933, 742, 1468)), (31, (144, 245, 384, 170, 299, 381))),
+        carve=0.1,
+        lengths=((0.0, 8), (0.1, 25), (0.25, 36), (0.5, 47), (0.75, 60), (0.9, 76), (1.0, 110)),
+        speakers=(0.0, 1.0),
+        same_speaker=0.3,
+        own=0.6,
+        previous=0.1,
+        unclear=0.2,
+        strength={"l": 2.3, "a": 1.7, "v": 1.0},
+    ),
+}
+
+
+def simulate(
+    like: Like,
+    *,
+    seed: int,
+    dialogues: int | None = None,
+    widths: Mapping[str, int] | None = None,
+) -> Corpus:
+    """A whole corpus of simulated dialogues and features, as large as the real one or scaled down to `dialogues`.
+
+    `widths` (modality → width) replaces the real widths, and leaves out the modalities that it does not name; the
+    dialogues, speakers and emotions stay the same. Same arguments, same bytes. Raises CorpusError for a bad value.
+    """
+    figures = _likeness(like)
+    _check_seed(seed)
+    widths = dict(figures.widths if widths is None else widths)
+    rng = np.random.default_rng((seed, 0))
+    blocks = _scaled(figures, dialogues)
+    parts = [_block(figures, count, quota, rng) for count, quota in blocks]
+    length, speaker, label = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    split = _splits([count for count, _ in blocks], figures.carve, rng)
+    return Corpus(
+        info=CorpusInfo(
+            name=figures.name,
+            classes=figures.classes,
+            dialogues=tuple(f"simulated_{i}" for i in range(len(length))),
+            simulated=tuple(MODALITY_NAMES[m] for m in MODALITIES if m in widths),
+            options={"like": like, "seed": seed, "dialogues": len(length)},
+            length_bins=figures.length_bins,
+        ),
+        features={
+            m: stand_in(label, like=like, modality=m, seed=seed, width=widths[m]) for m in MODALITIES if m in widths
+        },
+        label=label,
+        speaker=speaker,
+        offset=np.concatenate([[0], np.cumsum(length)]),
+        split=split,
+    )
+
+
+def stand_in(label: np.ndarray, *, like: Like, modality: str, seed: int, width: int | None = None) -> np.ndarray:
+    """Simulated features of one modality for given labels: [N] int64 → [N, width] float32.
+
+    Labels are in the class order of `like`; -1 gives noise alone. Each (seed, modality) has its own random numbers.
+    Raises CorpusError for a bad seed, modality or width.
+    """
+    figures = _likeness(like)
+    _check_seed(seed)
+    if modality not in MODALITIES:
+        raise CorpusError(f"the modality is {modality}, but must be one of {', '.join(MODALITIES)}: name one of these")
+    width = figures.widths[modality] if width is None else width
+    if width < 1:
+        raise CorpusError(f"the width of {MODALITY_NAMES[modality]} is {width}, but must be at least 1: try 32")
+    rng = np.random.default_rng((seed, 1 + MODALITIES.index(modality)))
+    directions, _ = np.linalg.qr(rng.standard_normal((HIDDEN, HIDDEN)))
+    shown = figures.strength[modality] * directions[: len(figures.classes)]  # [c, k]
+    shown = np.vstack([shown, np.zeros(HIDDEN)])  # label -1 picks this last row
+    hidden = shown[_shown_emotion(label, figures.unclear, seed)] + rng.standard_normal((len(label), HIDDEN))  # [N, k]
+    view = rng.standard_normal((HIDDEN, width)) / np.sqrt(HIDDEN)
+    seen = (np.sqrt(1 - NOISE_SHARE) * hidden @ view).astype(np.float32)  # [N, width]
+    seen += np.float32(np.sqrt(NOISE_SHARE)) * rng.standard_normal(seen.shape, dtype=np.float32)
+    return seen
+
+
+def _shown_emotion(label: np.ndarray, unclear: float, seed: int) -> np.ndarray:
+    """What an utterance shows [N], alike in all modalities: without this, three modalities would add up to near certainty."""
+    rng = np.random.default_rng((seed, 1 + len(MODALITIES)))
+    return np.where(rng.random(len(label)) < unclear, rng.permutation(label), label)
+
+
+def _likeness(like: str) -> Likeness:
+    if like not in LIKENESS:
+        raise CorpusError(f"the value of `like` is {like}, but must be one of {', '.join(LIKENESS)}: name one of these")
+    return LIKENESS[like]
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise CorpusError(f"the value of `seed` is {seed}, but must be at least 0: try {-seed}")
+
+
+def _scaled(figures: Likeness, dialogues: int | None) -> list[tuple[int, np.ndarray]]:
+    """Dialogues and class counts [c] of each block, in the proportions of the real ones, for a number of dialogues in all."""
+    real = np.array([count for count, _ in figures.blocks])
+    if dialogues is None:
+        dialogues = int(real.sum())
+    if dialogues < (least := len(SPLITS)):
+        raise CorpusError(f"the value of `dialogues` is {dialogues}, but must be at least {least}, one a split: try 30")
+    counts = _dealt(real, dialogues)
+    # Every split has a dialogue, and a block to be carved has two.
+    least_of = np.array([2 if figures.carve and i == 0 else 1 for i in range(len(real))])
+    short = np.maximum(least_of - counts, 0)
+    counts += short
+    counts[0] -= short.sum()
+    return [
+        (int(count), _dealt(np.array(classes), max(int(count), round(sum(classes) * count / all_of))))
+        for count, (all_of, classes) in zip(counts, figures.blocks, strict=True)
+    ]
+
+
+def _dealt(weight: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers that sum to `total`, in proportion to `weight` (largest remainders)."""
+    exact = weight * (total / weight.sum())
+    counts = np.floor(exact + 1e-9).astype(np.int64)
+    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
+    return counts
+
+
+def _block(
+    figures: Likeness, dialogues: int, quota: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lengths [D], speakers [N] and labels [N] of a block with exactly `quota` [c] utterances of each class."""
+    length = _lengths(figures, dialogues, int(quota.sum()), rng)
+    turns = [_turns(figures, n, rng) for n in length]
+    chain = np.concatenate([i * 10_000 + _chains(figures, speaker, rng) for i, speaker in enumerate(turns)])
+    return length, np.concatenate(turns), _deal_classes(chain, quota, rng)
+
+
+def _lengths(figures: Likeness, dialogues: int, total: int, rng: np.random.Generator) -> np.ndarray:
+    """Utterances of each dialogue [D], with the likeness' distribution and exactly `total` in sum."""
+    quantiles, ends = zip(*figures.lengths, strict=True)
+    length = np.rint(np.interp(rng.random(dialogues), quantiles, ends)).astype(np.int64)
+    while missing := total - int(length.sum()):
+        step = 1 if missing > 0 else -1
+        free = np.flatnonzero(length < ends[-1] if step > 0 else length > 1)
+        length[rng.permutation(free)[: abs(missing)]] += step
+    return length
+
+
+def _turns(figures: Likeness, length: int, rng: np.random.Generator) -> np.ndarray:
+    """Speakers of a dialogue [n], numbered in order of appearance."""
+    shares = np.array(figures.speakers)
+    speakers = 1 + int(rng.choice(len(shares), p=shares / shares.sum()))
+    # A turn passes to one of the others, all alike: a random step in a circle of speakers.
+    steps = np.where(rng.random(length) < figures.same_speaker, 0, rng.integers(1, max(speakers, 2), length))
+    order: dict[int, int] = {}
+    return np.array([order.setdefault(int(s), len(order)) for s in np.cumsum(steps) % speakers], dtype=np.int64)
+
+
+def _chains(figures: Likeness, speaker: Sequence[int] | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Position of the utterance whose emotion each one copies in the end, itself where it is free: [n] → [n]."""
+    chain = np.arange(len(speaker))
+    last: dict[int, int] = {}
+    for i, (who, draw) in enumerate(zip(speaker, rng.random(len(speaker)), strict=True)):
+        if draw < figures.own:
+            chain[i] = chain[last.get(int(who), i)]
+        elif draw < figures.own + figures.previous and i:
+            chain[i] = chain[i - 1]
+        last[int(who)] = i
+    return chain
+
+
+def _deal_classes(chain: np.ndarray, quota: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One class for each chain of utterances, so that class c has quota[c] utterances: [N] → [N].
+
+    Long chains first, each to a class drawn in proportion to what the class still lacks; the many chains of
+    one utterance then fill the counts exactly.
+    """
+    _, member, size = np.unique(chain, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(size))
+    order = order[np.argsort(-size[order], kind="stable")]
+    lacks = quota.astype(np.float64)
+    class_of = np.empty(len(size), dtype=np.int64)
+    for i, draw in zip(order, rng.random(len(size)), strict=True):
+        room = np.where(lacks >= size[i], lacks, 0.0)
+        chosen = int(np.searchsorted(np.cumsum(room), draw * room.sum(), side="right")) if room.any() else -1
+        class_of[i] = chosen if chosen >= 0 else int(lacks.argmax())
+        lacks[class_of[i]] -= size[i]
+    return class_of[member]
+
+
+def _splits(counts: Sequence[int], carve: float, rng: np.random.Generator) -> np.ndarray:
+    """Split of each dialogue [D]; a carve takes whole dialogues of train, chosen at random."""
+    blocks = range(len(SPLITS)) if len(counts) == len(SPLITS) else (0, 2)
+    split = np.repeat(np.array(blocks, dtype=np.int64), counts)
+    if carve:
+        split[rng.permutation(counts[0])[: max(1, round(carve * counts[0]))]] = SPLITS.index("valid")
+    return split

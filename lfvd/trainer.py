@@ -1,0 +1,304 @@
+"""One training loop for `lfvd train`, a trial, a confirmation and the final run.
+
+`train(config, corpus, seed)` → TrainResult with the weights of the best validation epoch; `report` is called with each
+epoch's metrics and is the only door to a tuner. `evaluate(model, corpus, "test", ...)` gives predictions and scores.
+On a CPU the same config, corpus and seed give the same bits, also when interrupted and continued from `checkpoint`.
+
+Every metric of an epoch record:
+`epoch` 1, 2, …; `seconds` of training and validation; `train/loss` and its unweighted terms
+`train/loss_classification`, `train/loss_self`, `train/loss_full`, `train/loss_distillation`, means over batches;
+`val/loss` cross-entropy; `val/wf1`, `val/acc`, `val/f1/<class>` in 0..1; `val/wf1_best` the best `val/wf1` so far.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lfvd.batch import UNLABELLED
+from lfvd.config import MODALITIES, Config
+from lfvd.corpus import Corpus, CorpusError
+from lfvd.files import InputError, atomic_path
+from lfvd.metrics import scores, wf1_by_length
+from lfvd.model import LFVD, build_model, loss_terms
+from lfvd.runinfo import pick_device, seed_everything
+
+Record = dict[str, Any]
+Report = Callable[[Record], None]
+
+EVALUATION_BATCH = 64
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A loss became NaN or infinite; the text names epoch, batch and term."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Predictions for all utterances of a split, in corpus order; scores over the labelled ones."""
+
+    row: np.ndarray  # [N'] index of the utterance in the corpus
+    label: np.ndarray  # [N'] -1 unlabelled
+    probability: np.ndarray  # [N', c]
+    weight: np.ndarray  # [N', m] fusion weights
+    length: np.ndarray  # [N'] utterances of the utterance's dialogue
+    loss: float  # mean cross-entropy
+    classes: tuple[str, ...]
+    length_bins: tuple[int, ...]
+
+    @property
+    def prediction(self) -> np.ndarray:
+        """Most probable class [N']."""
+        best: np.ndarray = self.probability.argmax(1)
+        return best
+
+    def scores(self) -> dict[str, float]:
+        """`wf1`, `acc`, `f1/<class>`, in 0..1, over labelled utterances."""
+        known = self.label != UNLABELLED
+        return scores(self.label[known], self.prediction[known], self.classes)
+
+    def scores_by_length(self) -> dict[str, float]:
+        """W-F1 by dialogue length; empty where the corpus names no bins."""
+        known = self.label != UNLABELLED
+        return wf1_by_length(
+            self.label[known],
+            self.prediction[known],
+            self.length[known],
+            bins=self.length_bins,
+            classes=len(self.classes),
+        )
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """All that changes during a run besides model, optimizer and generators."""
+
+    history: list[Record] = field(default_factory=list)
+    best_epoch: int = 0
+    best_score: float = -1.0
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """A finished run: the best validation epoch, its weights, and every epoch's record."""
+
+    seed: int
+    best_epoch: int
+    state: dict[str, Tensor]
+    history: list[Record]
+
+    @property
+    def best(self) -> Record:
+        """The record of the best epoch."""
+        return self.history[self.best_epoch - 1]
+
+
+def train(
+    config: Config,
+    corpus: Corpus,
+    seed: int,
+    *,
+    report: Report | None = None,
+    checkpoint: str | Path | None = None,
+) -> TrainResult:
+    """Train on the train split, keep the epoch with the best validation W-F1; the test split is never touched.
+
+    report: called after each epoch, when its checkpoint is on disk. checkpoint: a file, written atomically each epoch;
+    where it exists, the run continues from it. Raises NonFiniteLoss, and CorpusError where the corpus lacks a modality
+    or a split.
+    """
+    run = _Run(config, corpus, seed)
+    if checkpoint is not None and Path(checkpoint).is_file():
+        run.load(checkpoint)
+    while not run.finished():
+        record = run.epoch()
+        if checkpoint is not None:
+            run.save(checkpoint)
+        if report is not None:
+            report(record)
+    progress = run.progress
+    return TrainResult(seed=seed, best_epoch=progress.best_epoch, state=progress.best_state, history=progress.history)
+
+
+class _Run:
+    """Model, optimizer and progress of one run."""
+
+    def __init__(self, config: Config, corpus: Corpus, seed: int) -> None:
+        torch.set_num_threads(config.run.threads)
+        self.config, self.corpus, self.seed = config, corpus, seed
+        self.device = pick_device(config.run.device)
+        self.modalities = [m for m in MODALITIES if m in config.data.modalities]
+        widths = corpus.widths(self.modalities)
+        for split in ("train", "valid"):
+            rows = corpus.rows(split)
+            if not (corpus.label[rows] != UNLABELLED).any():
+                name = corpus.info.name
+                raise CorpusError(
+                    f"the corpus {name} has no labelled utterance in its {split} split: import it with one"
+                )
+        seed_everything(seed)
+        self.model = build_model(config, widths, len(corpus.info.classes)).to(self.device)
+        optim = config.optim
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True
+        )
+        self.class_weight = _class_weight(config, corpus, self.device)
+        self.progress = Progress()
+
+    def finished(self) -> bool:
+        done, patience = len(self.progress.history), self.config.run.patience
+        return done >= self.config.run.epochs or (patience > 0 and done - self.progress.best_epoch >= patience)
+
+    def epoch(self) -> Record:
+        """One pass over train and one look at validation → the epoch's record, also appended to the history."""
+        start = time.perf_counter()
+        number = len(self.progress.history) + 1
+        losses = self._pass(number)
+        validation = evaluate(self.model, self.corpus, "valid", device=self.device)
+        if not math.isfinite(validation.loss):
+            raise NonFiniteLoss(
+                f"epoch {number}: the validation loss is {validation.loss}: lower `optim.lr` or `optim.clip_norm`"
+            )
+        found = {f"val/{k}": v for k, v in validation.scores().items()}
+        progress = self.progress
+        if found["val/wf1"] > progress.best_score:
+            progress.best_epoch, progress.best_score = number, found["val/wf1"]
+            progress.best_state = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        record: Record = {"epoch": number, "seconds": 0.0, **losses, "val/loss": validation.loss, **found}
+        record["val/wf1_best"] = progress.best_score
+        record["seconds"] = time.perf_counter() - start
+        progress.history.append(record)
+        return record
+
+    def _pass(self, number: int) -> dict[str, float]:
+        """Train on every dialogue once, in an order drawn from (seed, epoch) → mean losses."""
+        self.model.train()
+        order = np.random.default_rng([self.seed, number]).permutation(self.corpus.indices("train"))
+        size = self.config.optim.batch_size
+        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        seen = [self._step(dialogues) for dialogues in batches]
+        names = list(seen[0])
+        table = torch.stack([torch.stack([terms[k] for k in names]) for terms in seen]).cpu()  # one transfer
+        for batch, values in enumerate(table.tolist(), start=1):
+            bad = [k for k, v in zip(names, values, strict=True) if not math.isfinite(v)]
+            if bad:
+                # The total is only as bad as its terms: name the first of them.
+                raise NonFiniteLoss(
+                    f"epoch {number}, batch {batch} of {len(batches)}: the {bad[min(1, len(bad) - 1)]} loss is not finite: "
+                    "lower `optim.lr` or `optim.clip_norm`, or raise `loss.temperature`"
+                )
+        mean = dict(zip(names, table.mean(0).tolist(), strict=True))
+        return {"train/loss": mean.pop("total"), **{f"train/loss_{k}": v for k, v in mean.items()}}
+
+    def _step(self, dialogues: np.ndarray) -> dict[str, Tensor]:
+        batch = self.corpus.batch(dialogues, self.modalities).to(self.device)
+        terms = loss_terms(
+            self.model(batch),
+            batch.label,
+            weights=self.config.loss,
+            anchor=self.model.anchor,
+            detach_teacher=self.config.model.detach_teacher,
+            class_weight=self.class_weight,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        terms["total"].backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        self.optimizer.step()
+        return {k: v.detach() for k, v in terms.items()}
+
+    def _identity(self) -> dict[str, Any]:
+        """What must agree for a checkpoint to continue this very run; the number of epochs may grow."""
+        flat = {k: v for k, v in self.config.flat().items() if k not in ("run.epochs", "run.patience")}
+        return {**flat, "seed": self.seed, "data": self.corpus.fingerprint}
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that decides the rest of the run, atomically."""
+        state = {
+            "identity": self._identity(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": torch.get_rng_state(),
+            "cuda_generator": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
+            "progress": vars(self.progress),
+        }
+        with atomic_path(path) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, path: str | Path) -> None:
+        """Continue where `save` left off. Raises InputError for an unreadable checkpoint or one of another run."""
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # torch raises a different kind for each way a file can be broken
+            raise InputError(f"{path}: is not a readable checkpoint ({error}): delete it to start over") from None
+        mine, other = self._identity(), state["identity"]
+        differing = [k for k in {**mine, **other} if mine.get(k) != other.get(k)]
+        if differing:
+            words = ", ".join(f"`{k}` {other.get(k)} there, {mine.get(k)} here" for k in differing)
+            raise InputError(f"{path}: belongs to another run ({words}): use another folder, or delete it")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["generator"].cpu())
+        if state["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(state["cuda_generator"].cpu())
+        self.progress = Progress(**state["progress"])
+
+
+def _class_weight(config: Config, corpus: Corpus, device: torch.device) -> Tensor | None:
+    """N / (c · count) of each class in train (scikit-learn's `balanced`), or None; a class without utterances weighs 0."""
+    if config.loss.class_weights == "none":
+        return None
+    label = corpus.label[corpus.rows("train")]
+    count = np.bincount(label[label != UNLABELLED], minlength=len(corpus.info.classes))
+    weight = np.divide(count.sum(), len(count) * count, out=np.zeros(len(count)), where=count > 0)
+    return torch.tensor(weight, dtype=torch.float32, device=device)
+
+
+def evaluate(model: LFVD, corpus: Corpus, split: str, *, device: torch.device | str) -> Evaluation:
+    """Predict every utterance of a split. Raises CorpusError where the split is empty."""
+    dialogues = corpus.indices(split)
+    if not len(dialogues):
+        raise CorpusError(f"the corpus {corpus.info.name} has no dialogue in its {split} split: name another split")
+    model.eval()
+    rows, probabilities, weights = [], [], []
+    loss = torch.zeros((), device=device)
+    with torch.no_grad():
+        for chosen in _by_length(corpus, dialogues):
+            batch = corpus.batch(chosen, model.modalities).to(device)
+            output = model(batch)
+            log_probability = output.logits.log_softmax(-1)  # [b, n, c]
+            labelled = batch.label != UNLABELLED
+            loss -= log_probability[labelled].gather(1, batch.label[labelled][:, None]).sum()
+            rows.append(np.concatenate([np.arange(*corpus.offset[i : i + 2]) for i in chosen]))
+            probabilities.append(log_probability[batch.mask].exp())
+            weights.append(output.weight[:, batch.mask].T)
+    row = np.concatenate(rows)
+    order = np.argsort(row)
+    row = row[order]
+    label = np.asarray(corpus.label[row])
+    lengths = np.repeat(np.diff(corpus.offset), np.diff(corpus.offset))  # [N]
+    return Evaluation(
+        row=row,
+        label=label,
+        probability=torch.cat(probabilities).cpu().numpy()[order],
+        weight=torch.cat(weights).cpu().numpy()[order],
+        length=lengths[row],
+        loss=float(loss) / max(1, int((label != UNLABELLED).sum())),
+        classes=corpus.info.classes,
+        length_bins=corpus.info.length_bins,
+    )
+
+
+def _by_length(corpus: Corpus, dialogues: np.ndarray) -> Iterator[np.ndarray]:
+    """Batches of dialogues of like length: least padding."""
+    length = np.diff(corpus.offset)[dialogues]
+    ordered = dialogues[np.argsort(length, kind="stable")]
+    yield from (ordered[i : i + EVALUATION_BATCH] for i in range(0, len(ordered), EVALUATION_BATCH))

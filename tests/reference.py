@@ -1,0 +1,631 @@
+"""The equations of the model, literally: loops over dialogues and utterances, plain tensors, autograd for gradients.
+
+Slow on purpose, and without a line of the package: the fast code is compared with it. Dropout is left out everywhere.
+Shape legend: n utterances of one dialogue (never padded), N labelled utterances of a batch, d model width, z latent
+width, c classes. `omega` is ω. A modality is a key of a dict: "l", "a", "v".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Affine(NamedTuple):
+    """y = W x + b."""
+
+    weight: Tensor  # [out, in]
+    bias: Tensor  # [out]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.weight @ x + self.bias
+
+
+class Cell(NamedTuple):
+    """A GRU cell with the gates in the order reset, update, new, as in torch.nn.GRUCell."""
+
+    w_input: Tensor  # [3d, in]
+    w_hidden: Tensor  # [3d, d]
+    b_input: Tensor  # [3d]
+    b_hidden: Tensor  # [3d]
+
+    def __call__(self, x: Tensor, hidden: Tensor) -> Tensor:
+        from_x = (self.w_input @ x + self.b_input).chunk(3)
+        from_h = (self.w_hidden @ hidden + self.b_hidden).chunk(3)
+        reset = torch.sigmoid(from_x[0] + from_h[0])
+        update = torch.sigmoid(from_x[1] + from_h[1])
+        new = torch.tanh(from_x[2] + reset * from_h[2])
+        return (1 - update) * new + update * hidden
+
+
+# ---------------------------------------------------------------------------------------------- encoder (Eq. 2)
+
+
+def encode(x: Tensor, forward: Cell, backward: Cell) -> Tensor:
+    """One unpadded dialogue [n, width of its features] → [n, d], d/2 from each direction."""
+    n, half = len(x), forward.w_hidden.shape[1]
+    ahead, back = [], []
+    hidden = x.new_zeros(half)
+    for i in range(n):
+        hidden = forward(x[i], hidden)
+        ahead.append(hidden)
+    hidden = x.new_zeros(half)
+    for i in reversed(range(n)):
+        hidden = backward(x[i], hidden)
+        back.insert(0, hidden)
+    return torch.stack([torch.cat([a, b]) for a, b in zip(ahead, back, strict=True)])
+
+
+# ------------------------------------------------------------------------------------------- DAG layers (Eq. 3)
+
+
+@dataclass
+class DagLayer:
+    """Parameters of one layer of one modality."""
+
+    key: Tensor  # [d] half of W_α on H_j
+    query: Tensor  # [d] half of W_α on H_i
+    bias: Tensor  # [] of the score
+    same: Tensor  # [d, d] W_r of the same speaker
+    different: Tensor  # [d, d] W_r of another speaker
+    cell_c: Cell  # input H_i, hidden M_i
+    cell_p: Cell  # input M_i, hidden H_i
+
+
+def predecessors(speaker: Sequence[int], i: int, omega: int) -> list[int]:
+    """Walk back from i to the omega-th previous utterance of the same speaker, or to the first utterance."""
+    found, j, seen = [], i - 1, 0
+    while j >= 0 and seen < omega:
+        found.append(j)
+        if speaker[j] == speaker[i]:
+            seen += 1
+        j -= 1
+    return found
+
+
+def dag_layer(below: Tensor, speaker: Sequence[int], layer: DagLayer, omega: int) -> Tensor:
+    """H^{l-1} [n, d] → H^l [n, d], from the first utterance to the last."""
+    above: list[Tensor] = []
+    w_alpha = torch.cat([layer.key, layer.query])  # [2d]
+    for i in range(len(below)):
+        before = predecessors(speaker, i, omega)
+        message = torch.zeros_like(below[i])
+        if before:
+            score = torch.stack([w_alpha @ torch.cat([above[j], below[i]]) + layer.bias for j in before])
+            alpha = torch.exp(score) / torch.exp(score).sum()
+            for weight, j in zip(alpha, before, strict=True):
+                relation = layer.same if speaker[j] == speaker[i] else layer.different
+                message = message + weight * (relation @ above[j])
+        above.append(layer.cell_c(below[i], message) + layer.cell_p(message, below[i]))
+    return torch.stack(above)
+
+
+def dag(x: Tensor, speaker: Sequence[int], layers: Sequence[DagLayer], output: Affine, omega: int) -> Tensor:
+    """One dialogue of one modality [n, d] → [n, d]: Linear(concat(H^0, ..., H^L))."""
+    levels = [x]
+    for layer in layers:
+        levels.append(dag_layer(levels[-1], speaker, layer, omega))
+    return torch.stack([output(torch.cat([level[i] for level in levels])) for i in range(len(x))])
+
+
+# -------------------------------------------------------------------------------------- augmentation (Eqs. 4-9)
+
+
+class Norm(NamedTuple):
+    """Layer normalisation."""
+
+    weight: Tensor  # [d]
+    bias: Tensor  # [d]
+    eps: float = 1e-5
+
+    def __call__(self, x: Tensor) -> Tensor:
+        centred = x - x.mean()
+        return centred / torch.sqrt((centred**2).mean() + self.eps) * self.weight + self.bias
+
+
+class Projections(NamedTuple):
+    """W_Q, W_K, W_V of one modality (Eq. 4)."""
+
+    query: Affine
+    key: Affine
+    value: Affine
+
+
+class Block(NamedTuple):
+    """What an attention block owns: output projection, two norms, a feed-forward network of width 2d."""
+
+    output: Affine
+    norm1: Norm
+    norm2: Norm
+    ffn1: Affine
+    ffn2: Affine
+
+
+def gelu(x: Tensor) -> Tensor:
+    return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
+    """One query [d] over keys and values [n, d] → [d], the heads side by side."""
+    width = len(query) // heads
+    parts = []
+    for h in range(heads):
+        cut = slice(h * width, (h + 1) * width)
+        score = torch.stack([query[cut] @ key[cut] / math.sqrt(width) for key in keys])
+        weight = torch.exp(score) / torch.exp(score).sum()
+        parts.append(sum(w * value[cut] for w, value in zip(weight, values, strict=True)))
+    return torch.cat(parts)
+
+
+def block(own: Block, query: Tensor, key: Tensor, value: Tensor, residual: Tensor, heads: int) -> Tensor:
+    """Post-norm attention block; projected Q, K, V and the residual [n, d] → [n, d]."""
+    rows = []
+    for i in range(len(residual)):
+        y = own.norm1(residual[i] + own.output(attend(query[i], key, value, heads)))
+        rows.append(own.norm2(y + own.ffn2(gelu(own.ffn1(y)))))
+    return torch.stack(rows)
+
+
+def each(affine: Affine, x: Tensor) -> Tensor:
+    """Apply to every row."""
+    return torch.stack([affine(row) for row in x])
+
+
+@dataclass
+class AugmentationParameters:
+    projections: dict[str, Projections]  # by modality
+    blocks: dict[str, Block]  # by modality; the anchor's is that of Eq. 7
+    self_projections: Projections | None = None  # of Eq. 9
+    self_block: Block | None = None
+    token: Tensor | None = None  # [d] t
+
+
+def augment(
+    x: Mapping[str, Tensor], parameters: AugmentationParameters, *, anchor: str, heads: int, atmosphere: bool
+) -> dict[str, Tensor]:
+    """One dialogue, modality → [n, d], to the same shape."""
+    query = each(parameters.projections[anchor].query, x[anchor])
+    mixed = x[anchor]
+    for modality in x:  # Eqs. 6-8; the residual is the modality's own x
+        key = each(parameters.projections[modality].key, x[modality])
+        value = each(parameters.projections[modality].value, x[modality])
+        mixed = mixed + block(parameters.blocks[modality], query, key, value, x[modality], heads)
+    if not atmosphere:  # Table 5's "w/o CEAR"
+        return {**x, anchor: mixed}
+    whole = torch.cat([parameters.token[None], mixed])  # Eq. 9, [1 + n, d]
+    own = parameters.self_projections
+    after = block(
+        parameters.self_block, each(own.query, whole), each(own.key, whole), each(own.value, whole), whole, heads
+    )
+    return {modality: torch.stack([row + after[0] for row in rows]) for modality, rows in x.items()}
+
+
+# ------------------------------------------------------------------------------ contrastive losses (Eqs. 10-11)
+
+
+def similarity(x: Tensor, y: Tensor) -> Tensor:
+    return (x / torch.sqrt((x**2).sum())) @ (y / torch.sqrt((y**2).sum()))
+
+
+def self_contrastive(x: Sequence[Tensor], temperature: float) -> Tensor:
+    """x: for each modality [N, d]. Every ordered pair of modalities; the denominator leaves the positive out."""
+    count = len(x[0])
+    total = x[0].new_zeros(())
+    for first in range(len(x)):
+        for second in range(len(x)):
+            if first == second:
+                continue
+            for i in range(count):
+                negatives = [j for j in range(count) if j != i]
+                if not negatives:
+                    continue
+                below = sum(torch.exp(similarity(x[first][i], x[second][j]) / temperature) for j in negatives)
+                above = torch.exp(similarity(x[first][i], x[second][i]) / temperature)
+                total = total + torch.log(above / below)
+    return -total / max(count, 1)
+
+
+def full_contrastive(x: Sequence[Tensor], label: Sequence[int], temperature: float) -> Tensor:
+    """x: for each modality [N, d]. Positives share i's label and are not i; the denominator holds the others only."""
+    count = len(label)
+    total = x[0].new_zeros(())
+    for rows in x:
+        for i in range(count):
+            positives = [p for p in range(count) if label[p] == label[i] and p != i]
+            negatives = [k for k in range(count) if label[k] != label[i]]
+            if not positives or not negatives:
+                continue
+            below = sum(torch.exp(similarity(rows[i], rows[k]) / temperature) for k in negatives)
+            for p in positives:
+                above = torch.exp(similarity(rows[i], rows[p]) / temperature)
+                total = total + torch.log(above / below) / len(positives)
+    return -total / max(count, 1)
+
+
+# ------------------------------------------------------------------- variational distillation, fusion (Eqs. 12-17)
+
+
+class Gaussian(NamedTuple):
+    """Diagonal, of one utterance."""
+
+    mean: Tensor  # [z]
+    log_variance: Tensor  # [z]
+
+
+def gaussian(x: Tensor, mean: Affine, log_variance: Affine) -> Gaussian:
+    """x [d] → the Gaussian of an utterance (Eq. 12)."""
+    return Gaussian(mean(x), log_variance(x).clamp(-10, 10))
+
+
+def kl_terms(p: Gaussian, q: Gaussian) -> Tensor:
+    """KL(p ‖ q) of each latent dimension [z]: ln(σq/σp) + (σp² + (μp − μq)²) / 2σq² − ½."""
+    p_variance, q_variance = torch.exp(p.log_variance), torch.exp(q.log_variance)
+    log_ratio = (q.log_variance - p.log_variance) / 2
+    return log_ratio + (p_variance + (p.mean - q.mean) ** 2) / (2 * q_variance) - 0.5
+
+
+def distillation(gaussians: Mapping[str, Sequence[Gaussian]], anchor: str, *, detach_teacher: bool = False) -> Tensor:
+    """modality → Gaussians of the labelled utterances (Eq. 13)."""
+    count = len(gaussians[anchor])
+    total = gaussians[anchor][0].mean.new_zeros(()) if count else torch.zeros(())
+    for i in range(count):
+        teacher = gaussians[anchor][i]
+        if detach_teacher:
+            teacher = Gaussian(teacher.mean.detach(), teacher.log_variance.detach())
+        for modality, all_of_it in gaussians.items():
+            own = all_of_it[i]
+            if modality != anchor:
+                total = total + kl_terms(own, teacher).sum()
+            total = total + kl_terms(own, Gaussian(torch.zeros_like(own.mean), torch.zeros_like(own.mean))).sum()
+    return total / max(count, 1)
+
+
+def fusion_weight(anchor: Gaussian, other: Gaussian, divergence: str) -> Tensor:
+    """Sigmoid of the symmetric divergence, summed or averaged over z (Eq. 16)."""
+    terms = (kl_terms(anchor, other) + kl_terms(other, anchor)) / 2
+    return torch.sigmoid(terms.sum() if divergence == "sum" else terms.sum() / len(terms))
+
+
+def fuse_variational(
+    x: Mapping[str, Tensor], gaussians: Mapping[str, Gaussian], anchor: str, divergence: str
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One utterance, modality → [d] (Eq. 17): fused [d] and the weight of every modality but the anchor."""
+    fused, weights = x[anchor], {}
+    for modality in x:
+        if modality != anchor:
+            weights[modality] = fusion_weight(gaussians[anchor], gaussians[modality], divergence)
+            fused = fused + weights[modality] * x[modality]
+    return fused, weights
+
+
+def fuse_add(x: Mapping[str, Tensor]) -> Tensor:
+    return sum(x.values(), start=torch.zeros_like(next(iter(x.values()))))
+
+
+def fuse_concat(x: Mapping[str, Tensor], mix: Affine) -> Tensor:
+    return mix(torch.cat(list(x.values())))
+
+
+def fuse_gate(x: Mapping[str, Tensor], anchor: str, mix: Mapping[str, Affine]) -> tuple[Tensor, dict[str, Tensor]]:
+    """A gate [d] from all modalities for each but the anchor; the weight shown is its mean."""
+    together, fused, weights = torch.cat(list(x.values())), x[anchor], {}
+    for modality in x:
+        if modality != anchor:
+            gate = torch.sigmoid(mix[modality](together))
+            fused = fused + gate * x[modality]
+            weights[modality] = gate.mean()
+    return fused, weights
+
+
+def fuse(
+    kind: str,
+    x: Mapping[str, Tensor],
+    gaussians: Mapping[str, Gaussian],
+    *,
+    anchor: str,
+    divergence: str,
+    mix: Affine | Mapping[str, Affine] | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Any of the four fusions of one utterance: fused [d] and the weight of every modality but the anchor."""
+    ones = {modality: torch.ones_like(rows[0]) for modality, rows in x.items() if modality != anchor}
+    if kind == "variational":
+        return fuse_variational(x, gaussians, anchor, divergence)
+    if kind == "gate":
+        return fuse_gate(x, anchor, mix)
+    return (fuse_concat(x, mix) if kind == "concat" else fuse_add(x)), ones
+
+
+# ----------------------------------------------------------------------------- classifier, total loss (Eqs. 18-21)
+
+
+def cross_entropy(logits: Sequence[Tensor], label: Sequence[int], weight: Tensor | None = None) -> Tensor:
+    """Over labelled utterances; with class weights the mean is the weighted one."""
+    total, share = logits[0].new_zeros(()), 0.0
+    for row, y in zip(logits, label, strict=True):
+        own = 1.0 if weight is None else weight[y]
+        total = total - own * torch.log(torch.exp(row[y]) / torch.exp(row).sum())
+        share = share + own
+    return total / share
+
+
+# ---------------------------------------------------------------------------------------------- the whole model
+
+
+@dataclass
+class Dialogue:
+    """One unpadded conversation; label -1 is an utterance without one."""
+
+    features: dict[str, Tensor]  # modality → [n, width of its features]
+    speaker: list[int]
+    label: list[int]
+
+
+@dataclass
+class ModelParameters:
+    encoders: dict[str, tuple[Cell, Cell]]
+    dags: dict[str, tuple[list[DagLayer], Affine]]
+    augmentation: AugmentationParameters | None
+    gaussians: dict[str, tuple[Affine, Affine]]  # heads of the mean and of log σ²
+    classifier: Affine
+    mix: Affine | dict[str, Affine] | None = None  # of the fusions concat and gate
+
+
+@dataclass
+class Settings:
+    """What is not a tensor."""
+
+    anchor: str
+    omega: int = 1
+    heads: int = 1
+    attention: bool = True
+    atmosphere: bool = True
+    fusion: str = "variational"
+    divergence: str = "mean"
+    detach_teacher: bool = False
+    temperature: float = 0.1
+    gammas: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+class Result(NamedTuple):
+    logits: list[list[Tensor]]  # dialogue → utterance → [c]
+    weights: list[dict[str, list[Tensor]]]  # dialogue → modality → utterance → []
+    terms: dict[str, Tensor]  # the four losses, unweighted, and their weighted total
+
+
+def represent(dialogue: Dialogue, parameters: ModelParameters, settings: Settings) -> dict[str, Tensor]:
+    """Sections 1 to 3: modality → X^ξ [n, d]."""
+    x = {}
+    for modality, rows in dialogue.features.items():
+        encoded = encode(rows, *parameters.encoders[modality])
+        x[modality] = dag(encoded, dialogue.speaker, *parameters.dags[modality], settings.omega)
+    if not settings.attention:
+        return x
+    return augment(
+        x,
+        parameters.augmentation,
+        anchor=settings.anchor,
+        heads=settings.heads,
+        atmosphere=settings.atmosphere,
+    )
+
+
+def model(dialogues: Sequence[Dialogue], parameters: ModelParameters, settings: Settings) -> Result:
+    """Sections 1 to 7."""
+    all_logits, all_weights = [], []
+    x_labelled = {m: [] for m in dialogues[0].features}
+    gaussian_labelled = {m: [] for m in dialogues[0].features}
+    label, logits_labelled = [], []
+    for dialogue in dialogues:
+        x = represent(dialogue, parameters, settings)
+        rows, weights = [], {m: [] for m in x if m != settings.anchor}
+        for i in range(len(dialogue.speaker)):
+            here = {m: x[m][i] for m in x}
+            gaussians = {m: gaussian(here[m], *parameters.gaussians[m]) for m in x}
+            fused, weight = fuse(
+                settings.fusion,
+                here,
+                gaussians,
+                anchor=settings.anchor,
+                divergence=settings.divergence,
+                mix=parameters.mix,
+            )
+            for m, value in weight.items():
+                weights[m].append(value)
+            rows.append(parameters.classifier(fused))
+            if dialogue.label[i] < 0:
+                continue
+            label.append(dialogue.label[i])
+            logits_labelled.append(rows[-1])
+            for m in x:
+                x_labelled[m].append(here[m])
+                gaussian_labelled[m].append(gaussians[m])
+        all_logits.append(rows)
+        all_weights.append(weights)
+    terms = _losses(x_labelled, gaussian_labelled, logits_labelled, label, settings)
+    return Result(all_logits, all_weights, terms)
+
+
+def _losses(
+    x: dict[str, list[Tensor]], gaussians: dict, logits: list[Tensor], label: list[int], settings: Settings
+) -> dict[str, Tensor]:
+    """Sections 4, 5 and 7 from what belongs to the labelled utterances."""
+    stacked = [torch.stack(rows) for rows in x.values()]
+    terms = {
+        "classification": cross_entropy(logits, label),
+        "self": self_contrastive(stacked, settings.temperature),
+        "full": full_contrastive(stacked, label, settings.temperature),
+        "distillation": distillation(gaussians, settings.anchor, detach_teacher=settings.detach_teacher),
+    }
+    gamma1, gamma2, gamma3 = settings.gammas
+    terms["total"] = (
+        terms["classification"] + gamma1 * terms["self"] + gamma2 * terms["full"] + gamma3 * terms["distillation"]
+    )
+    return terms
+
+
+# ------------------------------------------------------------------------------------------------------ metrics
+
+
+def confusion(truth: Sequence[int], guess: Sequence[int], classes: int) -> list[list[int]]:
+    """Rows: truth; columns: guess."""
+    table = [[0] * classes for _ in range(classes)]
+    for t, g in zip(truth, guess, strict=True):
+        table[t][g] += 1
+    return table
+
+
+def accuracy(truth: Sequence[int], guess: Sequence[int]) -> float:
+    return sum(t == g for t, g in zip(truth, guess, strict=True)) / len(truth)
+
+
+def class_f1(truth: Sequence[int], guess: Sequence[int], k: int) -> float:
+    """2PR / (P + R); 0 where the class is neither there nor guessed."""
+    pairs = list(zip(truth, guess, strict=True))
+    hit = sum(t == k and g == k for t, g in pairs)
+    there, said = sum(t == k for t, _ in pairs), sum(g == k for _, g in pairs)
+    if hit == 0:
+        return 0.0
+    precision, recall = hit / said, hit / there
+    return 2 * precision * recall / (precision + recall)
+
+
+def weighted_f1(truth: Sequence[int], guess: Sequence[int], classes: int) -> float:
+    """Mean of the classes' F1, weighted by their support."""
+    return sum(class_f1(truth, guess, k) * sum(t == k for t in truth) for k in range(classes)) / len(truth)
+
+
+def length_bin(length: int, upper: Sequence[int]) -> int:
+    """The bin of a dialogue; `upper` holds the last length of every bin but the last: ≤43, 44-59, >59 is (43, 59)."""
+    for k, limit in enumerate(upper):
+        if length <= limit:
+            return k
+    return len(upper)
+
+
+# ------------------------------------------------------- parameters of the package's modules, under the names above
+# The modules batch their weights over modalities as [m, in, out]; here every modality has its own, as [out, in]. All are
+# views, so that gradients of the reference arrive at the modules' own parameters.
+
+
+def linear(module: torch.nn.Linear) -> Affine:
+    return Affine(module.weight, module.bias)
+
+
+def split_linear(module: torch.nn.Linear, parts: int) -> list[Affine]:
+    """One linear layer that makes several outputs → one for each."""
+    return [Affine(*pair) for pair in zip(module.weight.chunk(parts), module.bias.chunk(parts), strict=True)]
+
+
+def encoder_parameters(module: torch.nn.Module) -> tuple[Cell, Cell]:
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    return tuple(Cell(*(getattr(module.gru, name + end) for name in names)) for end in ("", "_reverse"))
+
+
+def dag_layer_parameters(module: torch.nn.Module, m: int, query: Tensor, bias: Tensor) -> DagLayer:
+    """Layer of modality m; query [d] and bias [] of W_α are not in the module, because they cancel."""
+    d = module.key.shape[1]
+    below_weight, below_bias = module.below_weight[m].T, module.below_bias[m, 0]  # [6d, d], [6d]
+    message_weight, message_bias = module.message_weight[m].T, module.message_bias[m, 0]
+    c, p = slice(0, 3 * d), slice(3 * d, 6 * d)
+    return DagLayer(
+        key=module.key[m, :, 0],
+        query=query,
+        bias=bias,
+        same=module.relation[m, :d].T,
+        different=module.relation[m, d:].T,
+        cell_c=Cell(below_weight[c], message_weight[c], below_bias[c], message_bias[c]),
+        cell_p=Cell(message_weight[p], below_weight[p], message_bias[p], below_bias[p]),
+    )
+
+
+def dag_parameters(module: torch.nn.Module, m: int, seed: int = 0) -> tuple[list[DagLayer], Affine]:
+    """Stack of modality m; the parts of W_α that cancel are random."""
+    random = torch.Generator().manual_seed(seed)
+    layers = []
+    for layer in module.layers:
+        query = torch.randn(layer.key.shape[1], generator=random, dtype=layer.key.dtype)
+        bias = torch.randn((), generator=random, dtype=layer.key.dtype)
+        layers.append(dag_layer_parameters(layer, m, query, bias))
+    return layers, Affine(module.out_weight[m].T, module.out_bias[m, 0])
+
+
+def block_parameters(module: torch.nn.Module) -> Block:
+    return Block(
+        output=linear(module.project),
+        norm1=Norm(module.norm_attention.weight, module.norm_attention.bias),
+        norm2=Norm(module.norm_forward.weight, module.norm_forward.bias),
+        ffn1=linear(module.expand),
+        ffn2=linear(module.contract),
+    )
+
+
+def augmentation_parameters(module: torch.nn.Module, names: Sequence[str]) -> AugmentationParameters:
+    query = linear(module.query)  # only the anchor's is ever used
+    projections = {
+        name: Projections(query, *split_linear(each, 2)) for name, each in zip(names, module.key_value, strict=True)
+    }
+    parameters = AugmentationParameters(
+        projections, {name: block_parameters(each) for name, each in zip(names, module.blocks, strict=True)}
+    )
+    if module.atmosphere is not None:
+        parameters.self_projections = Projections(*split_linear(module.atmosphere.query_key_value, 3))
+        parameters.self_block = block_parameters(module.atmosphere.block)
+        parameters.token = module.atmosphere.token
+    return parameters
+
+
+def gaussian_parameters(module: torch.nn.Module, m: int) -> tuple[Affine, Affine]:
+    """Heads of the mean and of log σ² of modality m."""
+    weights, biases = module.weight[m].T.chunk(2), module.bias[m, 0].chunk(2)
+    return Affine(weights[0], biases[0]), Affine(weights[1], biases[1])
+
+
+def mix_parameters(module: torch.nn.Module, names: Sequence[str]) -> Affine | dict[str, Affine] | None:
+    """Of a fusion: one map for concat, one for each modality for gate."""
+    if module.kind == "gate":
+        return dict(zip(names, split_linear(module.mix, len(names)), strict=True))
+    return linear(module.mix) if module.kind == "concat" else None
+
+
+def model_parameters(module: torch.nn.Module) -> ModelParameters:
+    names = module.modalities
+    return ModelParameters(
+        encoders={name: encoder_parameters(module.encoders[name]) for name in names},
+        dags={name: dag_parameters(module.dag, m) for m, name in enumerate(names)},
+        augmentation=augmentation_parameters(module.augmentation, names) if module.augmentation is not None else None,
+        gaussians={name: gaussian_parameters(module.latent, m) for m, name in enumerate(names)},
+        classifier=linear(module.classifier),
+        mix=mix_parameters(module.fusion, names),
+    )
+
+
+# ------------------------------------------------------------------------------------------------ for comparisons
+
+
+def gradients(scalar: Tensor, wanted: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients, with zeros where there is no path."""
+    found = torch.autograd.grad(scalar, wanted, allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(w) if g is None else g for g, w in zip(found, wanted, strict=True)]
+
+
+def assert_same(actual: Tensor, expected: Tensor, wanted: Sequence[Tensor], tolerance: float = 1e-10) -> None:
+    """Equal values, and equal gradients with respect to `wanted` of the same random projection to a scalar."""
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    towards = torch.randn(actual.shape, generator=torch.Generator().manual_seed(7), dtype=actual.dtype)
+    pairs = zip(gradients((actual * towards).sum(), wanted), gradients((expected * towards).sum(), wanted), strict=True)
+    for number, (one, other) in enumerate(pairs):
+        torch.testing.assert_close(
+            one, other, rtol=tolerance, atol=tolerance, msg=lambda text, i=number: f"gradient {i}: {text}"
+        )
+
+
+def ragged(length: Sequence[int], speakers: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Random speakers [b, n] (0 on padding) and the mask [b, n] of dialogues of these lengths."""
+    random = torch.Generator().manual_seed(seed)
+    mask = torch.arange(max(length)) < torch.tensor(length)[:, None]
+    return torch.randint(speakers, mask.shape, generator=random) * mask, mask
