@@ -38,7 +38,7 @@ class Range:
 
     def admits(self, value: Any) -> bool:
         """Whether a number lies inside; NaN does not."""
-        return (self.low < value if self.above else self.low <= value) and value <= self.high
+        return bool((self.low < value if self.above else self.low <= value) and value <= self.high)
 
     def __str__(self) -> str:
         return f"{'above' if self.above else 'at least'} {self.low:g} and at most {self.high:g}"
@@ -127,14 +127,9 @@ class Config:
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        problems = [
-            problem
-            for group in dataclasses.fields(self)
-            for key, spec in _group_specs(group.name).items()
-            if (problem := spec.problem(getattr(getattr(self, group.name), key.split(".")[1])))
-        ]
-        if not problems:
-            problems = self._conflicts()
+        flat = {key: getattr(getattr(self, key.split(".")[0]), key.split(".")[1]) for key in config_specs()}
+        problems = [problem for key, spec in config_specs().items() if (problem := spec.problem(flat[key]))]
+        problems = problems or self._conflicts()
         if problems:
             raise ConfigError("; ".join(problems))
 
@@ -232,7 +227,7 @@ class FieldSpec:
         if self.kind is float and isinstance(value, int | str) and not isinstance(value, bool):
             try:
                 return float(value)
-            except ValueError:
+            except (ValueError, OverflowError):
                 return value
         if self.kind is tuple and isinstance(value, str):
             value = [part.strip() for part in value.split(",")]
@@ -242,8 +237,8 @@ class FieldSpec:
         """What is wrong with a value, as text with rule and remedy; None if nothing."""
         text = f"the value of `{self.key}` is {value!r}, but must be"
         if self.kind is tuple:
-            chosen = isinstance(value, tuple) and value and len(set(value)) == len(value)
-            if not chosen or any(v not in self.choices for v in value):
+            known = isinstance(value, tuple) and value and all(v in self.choices for v in value)
+            if not known or len(set(value)) < len(value):
                 return f"{text} a list of one or more of {', '.join(self.choices)}, each once"
         elif self.choices:
             if value not in self.choices:
@@ -258,20 +253,24 @@ class FieldSpec:
 _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
+@functools.cache
 def config_specs() -> dict[str, FieldSpec]:
     """All dotted keys of Config with their type and rule."""
-    return {k: spec for group in dataclasses.fields(Config) for k, spec in _group_specs(group.name).items()}
+    groups = get_type_hints(Config)
+    return {key: spec for group, cls in groups.items() for key, spec in specs_of(cls, group).items()}
+
+
+def specs_of(cls: type, group: str) -> dict[str, FieldSpec]:
+    """Keys `group.field` of a dataclass whose fields are typed as those of this file are."""
+    return {
+        f"{group}.{name}": _spec(f"{group}.{name}", hint)
+        for name, hint in get_type_hints(cls, include_extras=True).items()
+    }
 
 
 def unknown_key(key: str, known: Mapping[str, object]) -> str:
     """The error text for a key that does not exist, with the nearest that does."""
     return f"there is no key `{key}`{_nearest(key, known) or ': known keys are ' + ', '.join(known)}"
-
-
-@functools.cache
-def _group_specs(group: str) -> dict[str, FieldSpec]:
-    hints = get_type_hints(get_type_hints(Config)[group], include_extras=True)
-    return {f"{group}.{name}": _spec(f"{group}.{name}", hint) for name, hint in hints.items()}
 
 
 def _spec(key: str, hint: Any) -> FieldSpec:

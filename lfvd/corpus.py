@@ -2,8 +2,8 @@
 
 Arrays over all N utterances in order of dialogue (shape legend: lfvd.batch): `language|audio|visual` [N, width] float32
 (a missing modality is absent), `label` [N] int64 (-1 unlabelled), `speaker` [N] int64 (local to the dialogue), `offset`
-[D+1] int64, `split` [D] int64 (0 train, 1 valid, 2 test). The header holds `CorpusInfo` as JSON. Sentences, where
-present, stand in a `.parquet` beside it.
+[D+1] int64, `split` [D] int64 (0 train, 1 valid, 2 test). The header holds version, fingerprint and `CorpusInfo` as
+JSON. Sentences, where present, stand in a `.parquet` beside it.
 """
 
 from __future__ import annotations
@@ -80,21 +80,20 @@ class Corpus:
                 arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 (no iterator)
         except (SafetensorError, OSError, RuntimeError, TypeError) as error:
             raise CorpusError(f"{path}: is not a whole safetensors file ({error}): import it again") from None
-        if header.get("format") != FORMAT:
-            raise CorpusError(
-                f"{path}: is not a corpus (its header has no `format: {FORMAT}`): make one with `lfvd import`"
-            )
-        if header.get("version") != str(VERSION):
-            version = header.get("version")
+        if FORMAT not in header:
+            raise CorpusError(f"{path}: is not a corpus (its header has no `{FORMAT}`): make one with `lfvd import`")
+        try:
+            values = json.loads(header[FORMAT])
+            if values["version"] == VERSION:
+                features = {m: arrays.pop(name) for m, name in MODALITY_NAMES.items() if name in arrays}
+                info, fingerprint = _info(values["info"]), values["fingerprint"]
+                corpus = cls(info=info, features=features, fingerprint=fingerprint, **arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorpusError(f"{path}: its header or arrays are incomplete ({error}): import the data again") from None
+        if (version := values["version"]) != VERSION:
             raise CorpusError(
                 f"{path}: `version` is {version}, but this release reads {VERSION}: import the data again"
             )
-        try:
-            info = _info(json.loads(header["info"]))
-            features = {m: arrays.pop(name) for m, name in MODALITY_NAMES.items() if name in arrays}
-            corpus = cls(info=info, features=features, fingerprint=header["fingerprint"], **arrays)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorpusError(f"{path}: its header or arrays are incomplete ({error}): import the data again") from None
         problems = corpus.problems()
         if problems:
             raise CorpusError(f"{path}: " + "; ".join(problems))
@@ -107,12 +106,9 @@ class Corpus:
             raise CorpusError(f"{path}: " + "; ".join(problems))
         self.check_features(str(path))
         done = replace(self, fingerprint=self.content_hash())
-        header = {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "fingerprint": done.fingerprint,
-            "info": json.dumps(asdict(self.info), ensure_ascii=False),
-        }
+        values = {"version": VERSION, "fingerprint": done.fingerprint, "info": asdict(self.info)}
+        # One key: safetensors writes several in random order, and the same corpus must give the same bytes.
+        header = {FORMAT: json.dumps(values, ensure_ascii=False)}
         with atomic_path(path) as temporary:
             save_file({k: np.ascontiguousarray(v) for k, v in self._arrays().items()}, temporary, metadata=header)
         return done

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from lfvd.files import InputError
+
 
 def seed_everything(seed: int) -> None:
     """Seed Python's, numpy's and torch's global generators."""
@@ -23,9 +25,9 @@ def seed_everything(seed: int) -> None:
 
 
 def pick_device(wanted: str) -> torch.device:
-    """`auto` → the GPU where there is one, else the CPU. Raises ValueError where `cuda` is asked for and absent."""
+    """`auto` → the GPU where there is one, else the CPU. Raises InputError where `cuda` is asked for and absent."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError("`run.device` is cuda, but torch sees no GPU here: use auto or cpu")
+        raise InputError("`run.device` is cuda, but torch sees no GPU here: use auto or cpu")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 

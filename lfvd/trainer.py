@@ -112,21 +112,64 @@ def train(
 ) -> TrainResult:
     """Train on the train split, keep the epoch with the best validation W-F1; the test split is never touched.
 
-    report: called after each epoch, when its checkpoint is on disk. checkpoint: a file, written atomically each epoch;
-    where it exists, the run continues from it. Raises NonFiniteLoss, and CorpusError where the corpus lacks a modality
+    checkpoint: a file, written atomically each epoch; where it exists, the run continues from it. report: called with
+    every epoch from the first, those that a checkpoint brings back included, when its checkpoint is on disk. Raises NonFiniteLoss, and CorpusError where the corpus lacks a modality
     or a split.
     """
     run = _Run(config, corpus, seed)
     if checkpoint is not None and Path(checkpoint).is_file():
         run.load(checkpoint)
+    if report is not None:
+        for record in run.progress.history:
+            report(record)
     while not run.finished():
         record = run.epoch()
         if checkpoint is not None:
             run.save(checkpoint)
         if report is not None:
             report(record)
-    progress = run.progress
+    return _result(seed, run.progress)
+
+
+def read_result(checkpoint: str | Path) -> TrainResult:
+    """What a checkpoint holds of its run, without training. Raises InputError for an unreadable one."""
+    state = _read_checkpoint(checkpoint, torch.device("cpu"))
+    return _result(state["identity"]["seed"], Progress(**state["progress"]))
+
+
+def _result(seed: int, progress: Progress) -> TrainResult:
     return TrainResult(seed=seed, best_epoch=progress.best_epoch, state=progress.best_state, history=progress.history)
+
+
+def check_fit(config: Config, corpus: Corpus) -> dict[str, int]:
+    """Feature width of each modality of a run, in the order l, a, v, where the run can be trained on the corpus.
+
+    Raises CorpusError where the corpus lacks a modality or a labelled split, InputError where the device is absent.
+    """
+    pick_device(config.run.device)
+    widths = corpus.widths([m for m in MODALITIES if m in config.data.modalities])
+    for split in ("train", "valid"):
+        if not (corpus.label[corpus.rows(split)] != UNLABELLED).any():
+            raise CorpusError(
+                f"the corpus {corpus.info.name} has no labelled utterance in its {split} split: import it with one"
+            )
+    return widths
+
+
+def checkpoint_history(path: str | Path) -> list[Record]:
+    """The records of the epochs in a checkpoint. Raises InputError for an unreadable one."""
+    history: list[Record] = _read_checkpoint(path, torch.device("cpu"))["progress"]["history"]
+    return history
+
+
+def _read_checkpoint(path: str | Path, device: torch.device) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        state["identity"], state["progress"]["history"]
+    except Exception as error:  # torch raises a different kind for each way a file can be broken
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: is not a readable checkpoint ({reason}): delete it to start over") from None
+    return state
 
 
 class _Run:
@@ -135,16 +178,9 @@ class _Run:
     def __init__(self, config: Config, corpus: Corpus, seed: int) -> None:
         torch.set_num_threads(config.run.threads)
         self.config, self.corpus, self.seed = config, corpus, seed
+        widths = check_fit(config, corpus)
         self.device = pick_device(config.run.device)
-        self.modalities = [m for m in MODALITIES if m in config.data.modalities]
-        widths = corpus.widths(self.modalities)
-        for split in ("train", "valid"):
-            rows = corpus.rows(split)
-            if not (corpus.label[rows] != UNLABELLED).any():
-                name = corpus.info.name
-                raise CorpusError(
-                    f"the corpus {name} has no labelled utterance in its {split} split: import it with one"
-                )
+        self.modalities = list(widths)
         seed_everything(seed)
         self.model = build_model(config, widths, len(corpus.info.classes)).to(self.device)
         optim = config.optim
@@ -235,10 +271,7 @@ class _Run:
 
     def load(self, path: str | Path) -> None:
         """Continue where `save` left off. Raises InputError for an unreadable checkpoint or one of another run."""
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:  # torch raises a different kind for each way a file can be broken
-            raise InputError(f"{path}: is not a readable checkpoint ({error}): delete it to start over") from None
+        state = _read_checkpoint(path, self.device)
         mine, other = self._identity(), state["identity"]
         differing = [k for k in {**mine, **other} if mine.get(k) != other.get(k)]
         if differing:

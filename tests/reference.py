@@ -508,7 +508,7 @@ def length_bin(length: int, upper: Sequence[int]) -> int:
 
 
 # ------------------------------------------------------- parameters of the package's modules, under the names above
-# The modules batch their weights over modalities as [m, in, out]; here every modality has its own, as [out, in]. All are
+# The modules batch their weights over modalities as [m, in, out]; here each modality has its own, [out, in]. All are
 # views, so that gradients of the reference arrive at the modules' own parameters.
 
 
@@ -567,10 +567,10 @@ def block_parameters(module: torch.nn.Module) -> Block:
 def augmentation_parameters(module: torch.nn.Module, names: Sequence[str]) -> AugmentationParameters:
     query = linear(module.query)  # only the anchor's is ever used
     projections = {
-        name: Projections(query, *split_linear(each, 2)) for name, each in zip(names, module.key_value, strict=True)
+        name: Projections(query, *split_linear(layer, 2)) for name, layer in zip(names, module.key_value, strict=True)
     }
     parameters = AugmentationParameters(
-        projections, {name: block_parameters(each) for name, each in zip(names, module.blocks, strict=True)}
+        projections, {name: block_parameters(own) for name, own in zip(names, module.blocks, strict=True)}
     )
     if module.atmosphere is not None:
         parameters.self_projections = Projections(*split_linear(module.atmosphere.query_key_value, 3))
@@ -609,6 +609,8 @@ def model_parameters(module: torch.nn.Module) -> ModelParameters:
 
 def gradients(scalar: Tensor, wanted: Sequence[Tensor]) -> list[Tensor]:
     """Gradients, with zeros where there is no path."""
+    if not scalar.requires_grad:
+        return [torch.zeros_like(w) for w in wanted]
     found = torch.autograd.grad(scalar, wanted, allow_unused=True, retain_graph=True)
     return [torch.zeros_like(w) if g is None else g for g, w in zip(found, wanted, strict=True)]
 

@@ -1,0 +1,237 @@
+"""The command `lfvd`: data → training → scores → predictions.
+
+lfvd import ../shared/meld --language ../shared/meld/minilm.npz --out data/meld.safetensors
+lfvd simulate --like meld --dialogues 60 --out data/demo.safetensors       (no data at hand: a simulated corpus)
+lfvd describe data/demo.safetensors
+lfvd train meld --data data/demo.safetensors --set model.width=64 --set run.epochs=5 --out runs/demo
+lfvd evaluate runs/demo --data data/demo.safetensors --split test
+lfvd predict runs/demo --data data/demo.safetensors --split test --out predictions.csv
+"""
+
+# Torch, numpy, pandas and matplotlib take seconds to import: inside the commands that need them.
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lfvd.files import InputError
+
+if TYPE_CHECKING:
+    from lfvd.config import Config
+    from lfvd.corpus import Corpus
+
+app = typer.Typer(
+    help="Emotion recognition in conversation from language, audio and visual features.",
+    epilog="Start with `lfvd simulate` or `lfvd import`, then `lfvd train`. `lfvd COMMAND --help` says more.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DataOption = Annotated[Path, typer.Option("--data", metavar="FILE", help="Corpus made by `lfvd import` or `simulate`.")]
+SplitOption = Annotated[Literal["train", "valid", "test"], typer.Option("--split", help="Which dialogues.")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of `lfvd train`.")]
+CorpusOut = Annotated[Path, typer.Option("--out", metavar="FILE", help="Corpus to write (.safetensors).")]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 1 training diverged, 2 bad input (one sentence on stderr), 130 interrupted."""
+    try:
+        app(args=None if argv is None else list(argv), prog_name="lfvd")
+    except InputError as error:
+        _complain(str(error))
+    except OSError as error:
+        _complain(f"{error.filename2 or error.filename}: {error.strerror}: check the path, its rights and the disk")
+    sys.exit(2)
+
+
+def _complain(text: str) -> None:
+    print(f"lfvd: {text}", file=sys.stderr)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="MELD's {train,dev,test}_sent_emo.csv.")],
+    out: CorpusOut,
+    language: Annotated[str | None, typer.Option(metavar="FILE", help="Language features (.npz).")] = None,
+    audio: Annotated[str | None, typer.Option(metavar="FILE|simulated", help="Audio features, or stand-ins.")] = None,
+    visual: Annotated[str | None, typer.Option(metavar="FILE|simulated", help="Visual features, or stand-ins.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of simulated features.")] = 0,
+) -> None:
+    """Make a corpus from published data."""
+    from lfvd.importers import import_meld, write_sentences
+
+    given = {"l": language, "a": audio, "v": visual}
+    corpus, sentences = import_meld(folder, features={m: f for m, f in given.items() if f is not None}, seed=seed)
+    corpus = corpus.save(out)
+    _say_written(corpus, out, write_sentences(sentences, out))
+
+
+@app.command()
+def simulate(
+    out: CorpusOut,
+    like: Annotated[Literal["meld", "iemocap"], typer.Option(help="Whose statistics to follow.")] = "meld",
+    dialogues: Annotated[int | None, typer.Option(metavar="N", help="How many; the real number if absent.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+) -> None:
+    """Make a simulated corpus with the statistics of a real one."""
+    from lfvd.simulate import simulate as make
+
+    _say_written(make(like, seed=seed, dialogues=dialogues).save(out), out)
+
+
+def _say_written(corpus: Corpus, *files: Path) -> None:
+    print(f"wrote {' and '.join(map(str, files))}: {_data_line(corpus)}")
+    print(f"next: lfvd describe {shlex.quote(str(files[0]))}")
+
+
+def _data_line(corpus: Corpus) -> str:
+    """`MELD, 1432 dialogues, 13708 utterances; SIMULATED: audio, visual`."""
+    info = corpus.info
+    simulated = f"; SIMULATED: {', '.join(info.simulated)}" if info.simulated else ""
+    return f"{info.name}, {len(info.dialogues)} dialogues, {len(corpus.label)} utterances{simulated}"
+
+
+@app.command()
+def describe(file: Annotated[Path, typer.Argument(metavar="FILE", help="Corpus to describe.")]) -> None:
+    """Print what a corpus holds, and its oddities."""
+    from rich.console import Console
+
+    from lfvd.describe import describe as tables
+
+    Console(highlight=False).print(tables(_open(file)))
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or the preset meld or iemocap.")],
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for everything that is learnt.")],
+    seed: Annotated[int | None, typer.Option(help="One seed (default 0).")] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="0,1,2", help="Several seeds, for mean and deviation.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of CONFIG, as model.heads=8.")
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Short for run.device.")] = None,
+    patience: Annotated[int | None, typer.Option(metavar="K", help="Short for run.patience: stop after K.")] = None,
+) -> None:
+    """Train, and keep the best epoch on validation.
+
+    The same command continues an interrupted run to the same result, and does nothing more for a finished one.
+    """
+    chosen = _config(config, set_ or [], {"run.device": device, "run.patience": patience})
+    numbers = _seeds(seed, seeds)
+    corpus = _open(data)
+    from lfvd.runs import train_seeds
+    from lfvd.screen import Watch, show
+    from lfvd.trainer import NonFiniteLoss
+
+    try:
+        with Watch(numbers, chosen.run.epochs) as watch:
+            summary = train_seeds(chosen, corpus, numbers, out, progress=watch)
+    except NonFiniteLoss as error:
+        _complain(str(error))
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        _complain(f"interrupted: the same command continues from the last whole epoch in {out}")
+        raise typer.Exit(130) from None
+    show(summary)
+    print(f"wrote {out}: result.json, confusion_valid.png, curves.png, seed*/model.safetensors")
+    print(f"next: lfvd evaluate {shlex.quote(str(out))} --data {shlex.quote(str(data))} --split test")
+
+
+def _config(name: str, settings: Sequence[str], options: dict[str, Any]) -> Config:
+    """A preset or file with `--set key=value` and the options that are short for a key."""
+    import yaml
+
+    from lfvd.config import Config
+
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting}: has no `=`, but must be KEY=VALUE: as in --set model.heads=8")
+        if key in values:
+            raise InputError(f"--set: the key `{key}` is given twice: keep one")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InputError(f"--set {setting}: the value is not valid YAML: quote it") from None
+    config = Config.from_yaml(name)
+    if values:
+        config = config.with_values(values, source="--set")
+    given = {key: value for key, value in options.items() if value is not None}
+    return config.with_values(given, source="command line") if given else config
+
+
+def _seeds(one: int | None, several: str | None) -> list[int]:
+    """`--seed 3` → [3]; `--seeds 0,1` → [0, 1]; neither → [0]."""
+    if one is not None and several is not None:
+        raise InputError("--seed and --seeds are both given: keep one")
+    texts = several.split(",") if several is not None else [str(one or 0)]
+    if not all(t.strip().isdecimal() and int(t) < 2**32 for t in texts) or len({int(t) for t in texts}) < len(texts):
+        raise InputError(
+            f"the value of `--seed(s)` is {','.join(texts)}, but must be different whole numbers from 0 to {2**32 - 1}: "
+            "try --seeds 0,1,2"
+        )
+    return [int(t) for t in texts]
+
+
+def _open(path: Path) -> Corpus:
+    """Open a corpus, and look at every feature value."""
+    from lfvd.corpus import Corpus
+
+    corpus = Corpus.open(path)
+    corpus.check_features(str(path))
+    return corpus
+
+
+def _note_other_data(run: Path, corpus: Corpus) -> None:
+    """Say on stderr where the corpus is not the one that a run was trained on: allowed, but seldom meant."""
+    from lfvd.files import read_yaml
+    from lfvd.tables import data_id
+
+    file = run / "config.yaml"
+    trained = read_yaml(file).get("provenance") or {} if file.is_file() else {}
+    if trained.get("fingerprint") not in (None, corpus.fingerprint):
+        here = {"data": corpus.info.name, "fingerprint": corpus.fingerprint}
+        _complain(f"note: {run} was trained on {data_id(trained)}, these data are {data_id(here)}")
+
+
+@app.command()
+def evaluate(run: FolderArgument, data: DataOption, split: SplitOption = "test") -> None:
+    """Score a run on a split; look at test once, at the end."""
+    corpus = _open(data)
+    from lfvd.runs import evaluate_run
+    from lfvd.screen import show
+
+    summary = evaluate_run(run, corpus, split)
+    _note_other_data(run, corpus)
+    show(summary)
+    print(f"wrote {run / f'{split}.json'} and {run / f'confusion_{split}.png'}")
+
+
+@app.command()
+def predict(
+    run: FolderArgument,
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="CSV to write.")],
+    split: SplitOption = "test",
+) -> None:
+    """Write a run's prediction for every utterance of a split.
+
+    Probabilities are averaged over the run's seeds.
+    """
+    corpus = _open(data)
+    from lfvd.runs import predict_run
+
+    rows = predict_run(run, corpus, split, out, sentences=data.with_suffix(".parquet"))
+    _note_other_data(run, corpus)
+    print(f"wrote {out}: {rows} utterances")

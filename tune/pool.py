@@ -1,0 +1,231 @@
+"""Jobs on Ray Tune: the only file that knows how Ray schedules. Search and confirmation are both a `Source` of jobs.
+
+Ray asks for jobs through a Searcher and tells their reports to a Scheduler; both only pass on to the Source, which holds
+all decisions and writes them to the journal. Ray's own snapshots are not used: they lag, and forget ASHA's rungs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; without it each import warns
+import ray
+import ray.tune as ray_tune
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from lfvd.corpus import Corpus
+from lfvd.files import InputError
+from tune.space import ResourcesPlan
+from tune.trial import Job, run_job
+
+RETRIES = 2
+"""How often a job whose worker died is started again, from its checkpoint."""
+
+_QUIET = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # epochs.jsonl is the log
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver winds down itself
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # snapshots are not used
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TUNE_DISABLE_PROGRESS": "1",
+}
+
+
+class Source(Protocol):
+    """Where jobs come from and their news go to. All calls come from one thread."""
+
+    def next(self) -> Job | None:
+        """A job to start now, or None."""
+
+    def exhausted(self) -> bool:
+        """Whether no job will ever be started again."""
+
+    def stopping(self) -> bool:
+        """Whether everything must wind down now; running jobs stay unfinished and continue another time."""
+
+    def report(self, job: Job, record: dict[str, Any]) -> str | None:
+        """An epoch's record → why the job must stop, or None. An epoch may come twice, after a retry."""
+
+    def finished(self, job: Job) -> None:
+        """The job ran to its own end."""
+
+    def failed(self, job: Job, reason: str) -> None:
+        """The job ended in an error."""
+
+
+class _Jobs(Searcher):  # type: ignore[misc]
+    """Source → Ray, as many at a time as there are slots."""
+
+    def __init__(self, source: Source, slots: Callable[[], int]) -> None:
+        super().__init__(metric="record", mode="max")
+        self.source, self.slots = source, slots
+        self.running: set[str] = set()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.source.exhausted():
+            return str(Searcher.FINISHED)
+        job = self.source.next() if len(self.running) < self.slots() else None
+        if job is None:
+            return None
+        self.running.add(trial_id)
+        return {"job": job}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        self.running.discard(trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal holds the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the journal holds the state."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: the journal holds the state."""
+
+
+class _News(FIFOScheduler):  # type: ignore[misc]
+    """Ray → Source: each report once, and how each job ended."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self.source = source
+        self.ended: set[str] = set()
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        job: Job = trial.config["job"]
+        if reason := result.get("failure"):
+            self._end(trial, lambda: self.source.failed(job, reason))
+            return str(TrialScheduler.STOP)
+        if self.source.report(job, json.loads(result["record"])):
+            self.ended.add(trial.trial_id)
+            return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if not self.source.stopping():
+            self._end(trial, lambda: self.source.finished(trial.config["job"]))
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        reason = _last_line(trial.get_error()) or "the worker ended without a word"
+        self._end(trial, lambda: self.source.failed(trial.config["job"], reason))
+
+    def _end(self, trial: Any, tell: Callable[[], None]) -> None:
+        if trial.trial_id not in self.ended:
+            self.ended.add(trial.trial_id)
+            tell()
+
+
+class _WindDown(Stopper):  # type: ignore[misc]
+    """Ends the run when the source says so."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.source.stopping()
+
+
+def _last_line(error: object) -> str:
+    lines = [line for line in str(error or "").strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""
+
+
+@contextmanager
+def cluster(resources: ResourcesPlan, *, address: str | None = None) -> Iterator[None]:
+    """A Ray of this machine's own, or the named one. Raises InputError where no node can hold one trial."""
+    os.environ.update({k: v for k, v in _QUIET.items() if k not in os.environ})
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # `local` unless named: a plain init follows the address file of any dead cluster and hangs.
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=False if not address else None,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise InputError(
+            f"--address {address}: no Ray cluster answers there ({_last_line(error)}): start one with `ray start --head`"
+        ) from None
+    try:
+        if _slots(resources) == 0:
+            need = f"{resources.cpu} CPU and {resources.gpu:g} GPU"
+            have = "; ".join(f"{r.get('CPU', 0):g} CPU, {r.get('GPU', 0):g} GPU" for r in _nodes())
+            raise InputError(f"`resources` asks {need} a trial, but no node has that (there is {have}): lower it")
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _slots(resources: ResourcesPlan) -> int:
+    """Trials that the nodes of the cluster hold at the same time."""
+    return sum(
+        int(min(node.get("CPU", 0) // resources.cpu, _shares(node.get("GPU", 0), resources.gpu))) for node in _nodes()
+    )
+
+
+def _shares(gpus: float, gpu: float) -> float:
+    """Jobs that fit on a node's GPUs; a share below one never spans two devices."""
+    if not gpu:
+        return math.inf
+    return int(gpus) * int(1 / gpu + 1e-9) if gpu < 1 else gpus // gpu
+
+
+def run_jobs(source: Source, corpus: Corpus, resources: ResourcesPlan) -> None:
+    """Run all jobs of a source on the cluster that `cluster` opened; returns when it is exhausted or stopping.
+
+    The corpus goes into Ray's object store once; workers map it without a copy.
+    """
+    seen = {"at": -math.inf, "slots": 0}
+
+    def slots() -> int:
+        # Nodes come and go; asking them takes a while, so not at each call.
+        if time.monotonic() - seen["at"] > 5:
+            seen.update(at=time.monotonic(), slots=_slots(resources))
+        limit = resources.max_concurrent
+        return int(seen["slots"] if limit == "auto" else min(int(limit), seen["slots"]))
+
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, slots()))
+    bundle = {"CPU": resources.cpu, **({"GPU": resources.gpu} if resources.gpu else {})}
+    trainable = ray_tune.with_resources(
+        ray_tune.with_parameters(run_job, corpus=corpus), PlacementGroupFactory([bundle])
+    )
+    with tempfile.TemporaryDirectory(prefix="lfvd-tune-") as scratch:
+        tuner = ray_tune.Tuner(
+            trainable,
+            tune_config=ray_tune.TuneConfig(
+                search_alg=_Jobs(source, slots),
+                scheduler=_News(source),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.config["job"].name,
+            ),
+            run_config=ray_tune.RunConfig(
+                name="ray",
+                storage_path=str(Path(scratch).absolute()),
+                verbose=0,
+                stop=_WindDown(source),
+                failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
+            ),
+        )
+        tuner.fit()

@@ -1,0 +1,30 @@
+"""Optuna's samplers, made so that each suggestion is a function of the journal alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import optuna
+
+from tune.space import MAX_SEED, SamplerPlan
+
+
+def sampler_for(plan: SamplerPlan, trial: int) -> optuna.samplers.BaseSampler:
+    """The sampler for a trial by its number, seeded from (seed, number): a restart suggests what it would have anyway."""
+    seed = int(np.random.SeedSequence([plan.seed, trial]).generate_state(1)[0])
+    if plan.kind == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if plan.kind == "qmc":
+        # The sequence as a whole is seeded, and its position comes from the study.
+        return optuna.samplers.QMCSampler(seed=plan.seed, scramble=True, warn_independent_sampling=False)
+    if plan.kind == "gp":
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=plan.startup_trials, deterministic_objective=False)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=plan.startup_trials)
+
+
+def training_seed(plan: SamplerPlan, trial: int, *, taken: tuple[int, ...]) -> int:
+    """The seed a trial trains with, from (sampler seed, trial number); never one of the confirmation's."""
+    for attempt in range(len(taken) + 1):
+        seed = int(np.random.SeedSequence([plan.seed, trial, 1 + attempt]).generate_state(1)[0]) % MAX_SEED
+        if seed not in taken:
+            return seed
+    raise AssertionError("one of len(taken) + 1 draws is free unless two collide")

@@ -1,0 +1,162 @@
+"""The search: a plan and its journal → jobs, and their reports → the journal. Starting, resuming and extending are one.
+
+`SearchJobs` refills what the journal knows (the sampler from its trials, the rungs from epochs.jsonl), continues trials that
+were running under their own number, then asks the sampler for new ones until the plan's trials or its budget are used.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from tune.journal import OBJECTIVE, Study
+from tune.sampler import sampler_for, training_seed
+from tune.scheduler import Rungs
+from tune.trial import Job
+
+STOPPED, FAILED = "stopped", "failure"
+"""Trial attributes that hold why a trial was stopped at a rung, and why it failed."""
+
+
+@dataclass(kw_only=True)
+class Running:
+    """A trial at work."""
+
+    trial: optuna.Trial
+    seed: int
+    epochs: int = 0
+    best: float = -math.inf
+
+
+@dataclass(kw_only=True)
+class Spent:
+    """What the search has used, in this and earlier sittings."""
+
+    epochs: int = 0
+    seconds: float = 0.0
+    """Training seconds, summed over trials."""
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def wall(self) -> float:
+        """Seconds of this sitting."""
+        return time.monotonic() - self.started
+
+
+class SearchJobs:
+    """The source of a search's jobs (tune.pool.Source)."""
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.plan = study, study.plan
+        self.rungs = Rungs(study.plan.scheduler)
+        self.running: dict[str, Running] = {}
+        self.interrupted = False
+        self.spent = Spent()
+        known: dict[int, int] = {}
+        for record in study.epochs("search"):
+            self.rungs.report(record["trial"], record["epoch"], record[OBJECTIVE])
+            known[record["trial"]] = record["epoch"]
+            self._spend(record)
+        if not study.optuna.get_trials(deepcopy=False):
+            study.optuna.enqueue_trial(self.plan.baseline)
+        unfinished = [t for t in study.trials if t.state == TrialState.RUNNING]
+        self.resumable = [(t, known.get(t.number, 0)) for t in unfinished]
+
+    def next(self) -> Job | None:
+        """An unfinished trial to go on with, else a new one."""
+        if self.interrupted or self._over_budget():
+            return None
+        if self.resumable:
+            frozen, epochs = self.resumable.pop(0)
+            best = max(frozen.intermediate_values.values(), default=-math.inf)
+            return self._job(optuna.Trial(self.study.optuna, frozen._trial_id), epochs=epochs, best=best)
+        number = len(self.study.trials)
+        if number >= self.plan.trials:
+            return None
+        self.study.optuna.sampler = sampler_for(self.plan.sampler, number)
+        trial = self.study.optuna.ask({key: p.distribution for key, p in self.plan.space.items()})
+        return self._job(trial)
+
+    def _job(self, trial: optuna.Trial, *, epochs: int = 0, best: float = -math.inf) -> Job:
+        seed = training_seed(self.plan.sampler, trial.number, taken=self.plan.confirm.seeds)
+        name = f"trial{trial.number}"
+        self.running[name] = Running(trial=trial, seed=seed, epochs=epochs, best=best)
+        return Job(
+            name=name,
+            config=self.plan.config_of(trial.params),
+            seed=seed,
+            checkpoint=str(self.study.checkpoint(name).absolute()),
+            gpu=self.plan.resources.gpu,
+        )
+
+    def _over_budget(self) -> bool:
+        budget = self.plan.budget
+        hours = self.gpu_hours
+        return self.spent.wall >= budget.wall_seconds or 0 < budget.gpu_hours <= hours
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU-hours used, in this and earlier sittings."""
+        return self.spent.seconds * self.plan.resources.gpu / 3600
+
+    def exhausted(self) -> bool:
+        """No trial is left to start."""
+        used_up = not self.resumable and len(self.study.trials) >= self.plan.trials
+        return self.interrupted or used_up or self._over_budget()
+
+    def stopping(self) -> bool:
+        """Interrupted, or out of budget: running trials stay as they are and can be continued."""
+        return self.interrupted or self._over_budget()
+
+    def report(self, job: Job, record: dict[str, Any]) -> str | None:
+        """Write an epoch down, then ask the rungs."""
+        running = self.running[job.name]
+        epoch, value = int(record["epoch"]), float(record[OBJECTIVE])
+        if epoch <= running.epochs:  # brought back by a checkpoint
+            return None
+        trial = running.trial
+        running.epochs, running.best = epoch, value
+        self.study.append_epoch("search", trial.number, running.seed, record)
+        self._spend(record)
+        trial.report(value, epoch)
+        reason = self.rungs.report(trial.number, epoch, value)
+        if reason:
+            trial.set_user_attr(STOPPED, reason)
+            self._tell(job, TrialState.PRUNED)
+        return reason
+
+    def _spend(self, record: dict[str, Any]) -> None:
+        self.spent.epochs += 1
+        self.spent.seconds += record["seconds"]
+
+    def finished(self, job: Job) -> None:
+        """The trial ran to its end: its value is the best validation W-F1."""
+        best = self.running[job.name].best
+        self._tell(job, TrialState.COMPLETE, best)
+
+    def failed(self, job: Job, reason: str) -> None:
+        """The trial broke: FAIL, so that the sampler learns nothing from it."""
+        self.running[job.name].trial.set_user_attr(FAILED, reason)
+        self._tell(job, TrialState.FAIL)
+
+    def _tell(self, job: Job, state: TrialState, value: float | None = None) -> None:
+        running = self.running.pop(job.name)
+        self.study.optuna.tell(running.trial, value, state=state)
+        self.study.checkpoint(job.name).unlink(missing_ok=True)
+
+
+def ranked(study: Study) -> list[FrozenTrial]:
+    """Trials worth a confirmation, best first: finished ones by value, then stopped ones by epochs and value."""
+    finished = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    stopped = [t for t in study.trials if t.state == TrialState.PRUNED and t.intermediate_values]
+
+    def reached(trial: FrozenTrial) -> tuple[int, float]:
+        epoch = max(trial.intermediate_values)
+        return epoch, trial.intermediate_values[epoch]
+
+    return sorted(finished, key=lambda t: t.value or 0.0, reverse=True) + sorted(stopped, key=reached, reverse=True)

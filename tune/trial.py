@@ -1,0 +1,49 @@
+"""A job, and how a Ray worker runs it: values → Config → lfvd.train, its reports → the driver."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from lfvd.config import Config
+from lfvd.corpus import Corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training run for a worker; a job with the same checkpoint continues where the last attempt ended."""
+
+    name: str
+    config: Config
+    seed: int
+    checkpoint: str
+    gpu: float
+
+
+def run_job(config: dict[str, Any], corpus: Corpus) -> None:
+    """Ray Tune's function trainable: each epoch is reported as one JSON text, a failure of the run itself as its reason.
+
+    The worker serves many trials (actor reuse), so everything is built anew from the job. A failure of the machine (the
+    process dies) is Ray's to retry; a failure of the run would only repeat itself, so it is told and not raised.
+    """
+    import ray.tune as ray_tune
+
+    from lfvd.trainer import train
+
+    job: Job = config["job"]
+    if not job.gpu:
+        # Ray leaves the variable alone for a trial without GPUs, which would then see all of them.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    settings = job.config if job.gpu else job.config.with_values({"run.device": "cpu"})
+    try:
+        train(
+            settings,
+            corpus,
+            job.seed,
+            checkpoint=job.checkpoint,
+            report=lambda record: ray_tune.report({"record": json.dumps(record)}),
+        )
+    except Exception as error:
+        ray_tune.report({"failure": f"{type(error).__name__}: {error}"})
