@@ -22,7 +22,7 @@ class AttentionBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, *, residual: Tensor, mask: Tensor) -> Tensor:
-        """query, key, value, residual [b, n, d], mask [b, n] true on keys that may be seen → [b, n, d]."""
+        """query, residual [b, queries, d], key, value [b, n, d], mask [b, n] true on visible keys → [b, queries, d]."""
         mixed = self.project(self._attend(query, key, value, mask))
         x = self.norm_attention(residual + self.dropout(mixed))
         forward = self.contract(self.dropout(nn.functional.gelu(self.expand(x))))
@@ -30,13 +30,12 @@ class AttentionBlock(nn.Module):
         return out
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        b, n, d = query.shape
-        q, k, v = (
-            x.view(b, n, self.heads, d // self.heads).transpose(1, 2) for x in (query, key, value)
-        )  # [b, h, n, ·]
-        score = q @ k.transpose(-1, -2) / math.sqrt(d // self.heads)  # [b, h, n, n]
+        b, _, d = query.shape
+        width = d // self.heads
+        q, k, v = (x.view(b, -1, self.heads, width).transpose(1, 2) for x in (query, key, value))  # [b, h, n, ·]
+        score = q @ k.transpose(-1, -2) / math.sqrt(width)  # [b, h, queries, n]
         weight = score.masked_fill(~mask[:, None, None, :], -math.inf).softmax(-1)
-        return (weight @ v).transpose(1, 2).reshape(b, n, d)
+        return (weight @ v).transpose(1, 2).reshape(query.shape)
 
 
 class Augmentation(nn.Module):
@@ -68,19 +67,25 @@ class Augmentation(nn.Module):
 
 
 class Atmosphere(nn.Module):
-    """A learnable token in front of each dialogue that gathers its emotional atmosphere by self-attention (Eq. 9)."""
+    """A learnable token in front of each dialogue that gathers its emotional atmosphere by self-attention (Eq. 9).
+
+    Only the token's row of the block is used, so only that row is computed. The last norm starts small: at full size the
+    one t that all utterances share would drown what tells them apart, and training would stall at the majority class.
+    """
 
     def __init__(self, *, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.token = nn.Parameter(torch.empty(width))
         nn.init.normal_(self.token, std=0.02)
-        self.query_key_value = nn.Linear(width, 3 * width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
         self.block = AttentionBlock(width=width, heads=heads, dropout=dropout)
+        nn.init.constant_(self.block.norm_forward.weight, 0.1)
 
     def forward(self, merged: Tensor, mask: Tensor) -> Tensor:
         """merged (X^m) [b, n, d], mask [b, n] → t [b, d]."""
-        sequence = torch.cat((self.token.expand(len(merged), 1, -1), merged), dim=1)  # [b, 1+n, d]
+        token = self.token.expand(len(merged), 1, -1)
+        key, value = self.key_value(torch.cat((token, merged), dim=1)).chunk(2, dim=-1)  # [b, 1+n, d]
         visible = nn.functional.pad(mask, (1, 0), value=True)
-        query, key, value = self.query_key_value(sequence).chunk(3, dim=-1)
-        out: Tensor = self.block(query, key, value, residual=sequence, mask=visible)
+        out: Tensor = self.block(self.query(token), key, value, residual=token, mask=visible)
         return out[:, 0]

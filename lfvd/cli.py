@@ -162,7 +162,7 @@ def _config(name: str, settings: Sequence[str], options: dict[str, Any]) -> Conf
             raise InputError(f"--set: the key `{key}` is given twice: keep one")
         try:
             values[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise InputError(f"--set {setting}: the value is not valid YAML: quote it") from None
     config = Config.from_yaml(name)
     if values:

@@ -48,6 +48,8 @@ class Range:
 class DataConfig:
     modalities: tuple[Modality, ...] = MODALITIES
     """Modalities that the model sees: any non-empty subset of l, a, v (Table 4)."""
+    standardise: bool = True
+    """Features to mean 0 and deviation 1, by the train split; raw feature scales differ by orders of magnitude."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,8 +244,10 @@ class FieldSpec:
                 return f"{text} a list of one or more of {', '.join(self.choices)}, each once"
         elif self.choices:
             if value not in self.choices:
-                return f"{text} one of {', '.join(self.choices)}{_nearest(str(value), self.choices)}"
-        elif not isinstance(value, self.kind) or (isinstance(value, bool) and self.kind is not bool):
+                return f"{text} one of {', '.join(self.choices)}{_nearest(str(value), self.choices, cutoff=0.7)}"
+        elif not isinstance(value, int | float if self.kind is float else self.kind) or (
+            isinstance(value, bool) and self.kind is not bool
+        ):
             return f"{text} {_TYPE_NAMES[self.kind]}"
         elif self.range is not None and not self.range.admits(value):
             return f"{text} {self.range}"
@@ -284,10 +288,10 @@ def _spec(key: str, hint: Any) -> FieldSpec:
     return FieldSpec(key, hint)
 
 
-def _nearest(text: str, known: Any) -> str:
+def _nearest(text: str, known: Any, cutoff: float = 0.5) -> str:
     # A bare last part such as `lr` is as common a slip as a typo.
     same_leaf = [k for k in known if k.split(".")[-1] == text.split(".")[-1]]
-    near = same_leaf or difflib.get_close_matches(text, list(known), n=1, cutoff=0.5)
+    near = same_leaf or difflib.get_close_matches(text, list(known), n=1, cutoff=cutoff)
     return f": did you mean `{near[0]}`?" if near else ""
 
 

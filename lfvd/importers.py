@@ -115,13 +115,14 @@ def _meld_table(folder: Path, split: str) -> pd.DataFrame:
     speaker = raw["Speaker"].str.strip()
     _refuse(speaker == "", raw["Speaker"], file, "must name the speaker: fill it in")
     dialogue = _dialogue_numbers(raw, file, split)
-    by_dialogue = dialogue.groupby(dialogue)
+    # Pairs are numbered in order of appearance, so that those of one dialogue follow one another.
+    pair = raw.groupby([dialogue, speaker], sort=False).ngroup()
     return pd.DataFrame(
         {
             "dialogue": (dialogue + MELD_SPLITS[split]).astype(str),
-            "position": by_dialogue.cumcount(),
+            "position": dialogue.groupby(dialogue).cumcount(),
             "sentence": raw["Utterance"].map(repaired),
-            "speaker": speaker.groupby(dialogue).transform(lambda names: pd.factorize(names)[0]),
+            "speaker": pair - pair.groupby(dialogue).transform("min"),
             "label": label,
             "split": list(MELD_SPLITS).index(split),
         }

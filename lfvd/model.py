@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -71,6 +73,11 @@ class LFVD(nn.Module):
         self.fusion = Fusion(kind=fusion, modalities=m, anchor=anchor, width=width, divergence=divergence)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, classes)
+
+    def standardise(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Let each encoder standardise its features by the given rows, modality → [N, width]."""
+        for m in self.modalities:
+            cast(Encoder, self.encoders[m]).standardise(rows[m])
 
     def forward(self, batch: Batch) -> Output:
         """A batch → Output. Padding changes nothing at valid utterances."""

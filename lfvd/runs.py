@@ -34,7 +34,7 @@ from lfvd.files import InputError, atomic_path, read_yaml, write_text
 from lfvd.metrics import confusion_matrix
 from lfvd.model import LFVD, build_model
 from lfvd.runinfo import pick_device, run_info
-from lfvd.trainer import Evaluation, Record, TrainResult, check_fit, checkpoint_history, evaluate, train
+from lfvd.trainer import Evaluation, Record, TrainResult, check_fit, evaluate, read_result, train
 
 Progress = Callable[[int, list[Record]], None]
 """Called with a seed and all its epochs' records so far: when the seed begins, and after each epoch."""
@@ -125,13 +125,14 @@ def _train_seed(config: Config, corpus: Corpus, seed: int, folder: Path, progres
     if (folder / "model.safetensors").is_file():
         progress(seed, read_epochs(epochs))
         return
-    history = checkpoint_history(checkpoint) if checkpoint.is_file() else []
+    history = read_result(checkpoint).history if checkpoint.is_file() else []
     progress(seed, history)
 
     def report(record: Record) -> None:
-        history.append(record)
-        _write_epochs(epochs, history)
-        progress(seed, history)
+        if record["epoch"] > len(history):  # the others come back with the checkpoint
+            history.append(record)
+            _write_epochs(epochs, history)
+            progress(seed, history)
 
     _finish_seed(config, corpus, train(config, corpus, seed, report=report, checkpoint=checkpoint), folder)
 

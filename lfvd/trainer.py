@@ -113,8 +113,8 @@ def train(
     """Train on the train split, keep the epoch with the best validation W-F1; the test split is never touched.
 
     checkpoint: a file, written atomically each epoch; where it exists, the run continues from it. report: called with
-    every epoch from the first, those that a checkpoint brings back included, when its checkpoint is on disk. Raises NonFiniteLoss, and CorpusError where the corpus lacks a modality
-    or a split.
+    every epoch from the first, those that a checkpoint brings back included, when its checkpoint is on disk. Raises
+    NonFiniteLoss, and CorpusError where the corpus lacks a modality or a split.
     """
     run = _Run(config, corpus, seed)
     if checkpoint is not None and Path(checkpoint).is_file():
@@ -156,12 +156,6 @@ def check_fit(config: Config, corpus: Corpus) -> dict[str, int]:
     return widths
 
 
-def checkpoint_history(path: str | Path) -> list[Record]:
-    """The records of the epochs in a checkpoint. Raises InputError for an unreadable one."""
-    history: list[Record] = _read_checkpoint(path, torch.device("cpu"))["progress"]["history"]
-    return history
-
-
 def _read_checkpoint(path: str | Path, device: torch.device) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
@@ -183,6 +177,8 @@ class _Run:
         self.modalities = list(widths)
         seed_everything(seed)
         self.model = build_model(config, widths, len(corpus.info.classes)).to(self.device)
+        if config.data.standardise:
+            self.model.standardise({m: corpus.features[m][corpus.rows("train")] for m in widths})
         optim = config.optim
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True

@@ -12,3 +12,65 @@ def meld_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the published MELD transcripts in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus file of 14 dialogues with 1 to 6 utterances, three modalities, three classes, some utterances unlabelled."""
+    import numpy as np
+
+    from lfvd.corpus import Corpus, CorpusInfo
+
+    rng = np.random.default_rng(0)
+    length = np.array([3, 1, 6, 4, 2, 5, 3, 4, 2, 5, 3, 2, 4, 1])
+    label = rng.integers(0, 3, length.sum())
+    widths = {"l": 6, "a": 5, "v": 4}
+    features = {m: rng.standard_normal((len(label), w)).astype(np.float32) for m, w in widths.items()}
+    for flat in features.values():
+        flat[np.arange(len(label)), label] += 2.0  # something to learn
+    label[::9] = -1
+    path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
+    Corpus(
+        info=CorpusInfo(
+            name="TINY",
+            classes=("calm", "glad", "sad"),
+            dialogues=tuple(f"d{i}" for i in range(len(length))),
+            simulated=("audio",),
+            length_bins=(2, 4),
+        ),
+        features=features,
+        label=label,
+        speaker=np.concatenate([np.arange(n) % 2 for n in length]),
+        offset=np.concatenate([[0], np.cumsum(length)]),
+        split=np.array([0] * 8 + [1] * 3 + [2] * 3),
+    ).save(path)
+    return path
+
+
+@pytest.fixture
+def tiny_corpus(tiny_file: Path):
+    """The corpus of `tiny_file`."""
+    from lfvd.corpus import Corpus
+
+    return Corpus.open(tiny_file)
+
+
+TINY = {
+    "model.width": 8,
+    "model.latent": 2,
+    "model.heads": 2,
+    "model.dag_layers": 1,
+    "optim.lr": 1e-2,
+    "optim.batch_size": 4,
+    "run.epochs": 4,
+    "run.device": "cpu",
+}
+"""Config values for `tiny_corpus`."""
+
+
+@pytest.fixture
+def tiny_config():
+    """A config that trains an epoch of `tiny_corpus` in milliseconds."""
+    from lfvd.config import Config
+
+    return Config().with_values(TINY)

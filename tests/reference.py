@@ -573,7 +573,10 @@ def augmentation_parameters(module: torch.nn.Module, names: Sequence[str]) -> Au
         projections, {name: block_parameters(own) for name, own in zip(names, module.blocks, strict=True)}
     )
     if module.atmosphere is not None:
-        parameters.self_projections = Projections(*split_linear(module.atmosphere.query_key_value, 3))
+        atmosphere = module.atmosphere
+        parameters.self_projections = Projections(
+            *split_linear(atmosphere.query, 1), *split_linear(atmosphere.key_value, 2)
+        )
         parameters.self_block = block_parameters(module.atmosphere.block)
         parameters.token = module.atmosphere.token
     return parameters

@@ -10,12 +10,15 @@ LENGTH = [3, 6, 1]
 NAMES = ("l", "a", "v")
 
 
-def make(modalities: int = 3, anchor: int = 0, atmosphere: bool = True, heads: int = 2, dropout: float = 0.0):
+def make(
+    modalities: int = 3, anchor: int = 0, atmosphere: bool = True, heads: int = 2, dropout: float = 0.0
+) -> Augmentation:
+    """In float64, with every weight away from its trivial start."""
     torch.manual_seed(0)
     module = Augmentation(
         modalities=modalities, anchor=anchor, width=8, heads=heads, dropout=dropout, atmosphere=atmosphere
     ).double()
-    for parameter in module.parameters():  # norms and the token start at trivial values
+    for parameter in module.parameters():
         parameter.data.add_(0.3 * torch.randn_like(parameter))
     return module
 

@@ -326,6 +326,14 @@ def test_dropout_is_active_in_training_only() -> None:
     torch.testing.assert_close(model.eval()(batch).logits, silent(batch).logits, rtol=0, atol=0)
 
 
+def test_every_dropout_changes_the_logits_by_itself() -> None:
+    model, batch = make_model(), make_batch()
+    for dropout in [module for module in model.modules() if isinstance(module, torch.nn.Dropout)]:
+        dropout.p = 0.5
+        assert not torch.equal(model(batch).logits, model(batch).logits)
+        dropout.p = 0.0
+
+
 def test_the_classifier_has_dropout_on_its_input() -> None:
     """Everything else silenced: only the bias is left of the logits."""
     model, batch = make_model(), make_batch()
@@ -340,5 +348,6 @@ def test_same_seed_same_model_other_seed_other_model() -> None:
         states.append(build_model(CONFIG, WIDTHS, CLASSES).state_dict())
     same, again, other = states
     assert all(torch.equal(same[k], again[k]) for k in same)
-    random = [k for k in same if "norm" not in k and not k.startswith("latent.bias")]
+    constant = ("norm", "latent.bias", ".mean", ".scale")
+    random = [k for k in same if not any(part in k for part in constant)]
     assert not any(torch.equal(same[k], other[k]) for k in random)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,25 +42,23 @@ def finalists(study: Study) -> list[int]:
 
 
 class ConfirmJobs:
-    """The source of a confirmation's jobs (tune.pool.Source): every finalist on every seed, unless already done."""
+    """The source of a confirmation's jobs (tune.pool.Source): every finalist on every seed that is not done yet."""
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
+    def __init__(self, study: Study, interrupted: Callable[[], bool]) -> None:
+        self.study, self.interrupted = study, interrupted
         self.numbers = finalists(study)
-        done = {(run["trial"], run["seed"]) for run in study.confirmed()}
+        self.scores = {(run["trial"], run["seed"]): float(run["val/wf1"]) for run in study.confirmed()}
         # All finalists on the first seed, then on the second: an interrupted confirmation still compares like with like.
-        self.waiting = [(n, s) for s in study.plan.confirm.seeds for n in self.numbers if (n, s) not in done]
-        self.total = len(self.waiting)
+        self.waiting = [(n, s) for s in study.plan.confirm.seeds for n in self.numbers if (n, s) not in self.scores]
         self.running: dict[str, tuple[int, int]] = {}
         self.history: dict[tuple[int, int], list[dict[str, Any]]] = {}
         for record in study.epochs("confirm"):
             self.history.setdefault((record["trial"], record["seed"]), []).append(record)
         self.errors: list[str] = []
-        self.interrupted = False
 
     def next(self) -> Job | None:
         """The next missing run."""
-        if self.interrupted or not self.waiting:
+        if self.exhausted():
             return None
         number, seed = self.waiting.pop(0)
         name = f"confirm-trial{number}-seed{seed}"
@@ -74,11 +73,11 @@ class ConfirmJobs:
 
     def exhausted(self) -> bool:
         """No run is left to start."""
-        return self.interrupted or not self.waiting
+        return self.interrupted() or not self.waiting
 
     def stopping(self) -> bool:
         """Interrupted."""
-        return self.interrupted
+        return self.interrupted()
 
     def report(self, job: Job, record: dict[str, Any]) -> str | None:
         """Write an epoch down; nothing is stopped early here."""
@@ -99,6 +98,7 @@ class ConfirmJobs:
         seconds = sum(r["seconds"] for r in result.history)
         run = {"trial": trial, "seed": seed, "best_epoch": result.best_epoch, "epochs": len(result.history)}
         self.study.append_confirmed({**run, "seconds": seconds, **best})
+        self.scores[trial, seed] = result.best["val/wf1"]
         Path(job.checkpoint).unlink(missing_ok=True)
 
     def failed(self, job: Job, reason: str) -> None:

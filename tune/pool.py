@@ -173,6 +173,18 @@ def cluster(resources: ResourcesPlan, *, address: str | None = None) -> Iterator
         ray.shutdown()
 
 
+def sees_gpu(resources: ResourcesPlan) -> bool:
+    """Whether torch sees a device where a trial of these resources runs; Ray's GPUs may be numbers only."""
+
+    @ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu)  # type: ignore[untyped-decorator]
+    def probe() -> bool:
+        import torch
+
+        return torch.cuda.is_available()
+
+    return bool(ray.get(probe.remote()))
+
+
 def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 

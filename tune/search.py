@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +23,20 @@ from tune.trial import Job
 
 STOPPED, FAILED = "stopped", "failure"
 """Trial attributes that hold why a trial was stopped at a rung, and why it failed."""
+
+
+_WORDS = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
+
+
+def tally(states: Iterable[str]) -> dict[str, int]:
+    """How many trials are running, finished, stopped at a rung, failed."""
+    found = Counter(states)
+    return {word: found[word] for word in _WORDS.values()}
 
 
 @dataclass(kw_only=True)
@@ -51,17 +67,20 @@ class Spent:
 class SearchJobs:
     """The source of a search's jobs (tune.pool.Source)."""
 
-    def __init__(self, study: Study) -> None:
-        self.study, self.plan = study, study.plan
+    def __init__(self, study: Study, interrupted: Callable[[], bool]) -> None:
+        self.study, self.plan, self.interrupted = study, study.plan, interrupted
         self.rungs = Rungs(study.plan.scheduler)
         self.running: dict[str, Running] = {}
-        self.interrupted = False
         self.spent = Spent()
+        self.best: dict[int, float] = {}  # trial → best value so far
+        self.states = {t.number: _WORDS[t.state] for t in study.trials}
+        self.params = {t.number: dict(t.params) for t in study.trials}
+        self.ended_here = 0  # trials that ended in this sitting
         known: dict[int, int] = {}
         for record in study.epochs("search"):
             self.rungs.report(record["trial"], record["epoch"], record[OBJECTIVE])
             known[record["trial"]] = record["epoch"]
-            self._spend(record)
+            self._count(record["trial"], record)
         if not study.optuna.get_trials(deepcopy=False):
             study.optuna.enqueue_trial(self.plan.baseline)
         unfinished = [t for t in study.trials if t.state == TrialState.RUNNING]
@@ -69,7 +88,7 @@ class SearchJobs:
 
     def next(self) -> Job | None:
         """An unfinished trial to go on with, else a new one."""
-        if self.interrupted or self._over_budget():
+        if self.stopping():
             return None
         if self.resumable:
             frozen, epochs = self.resumable.pop(0)
@@ -85,6 +104,7 @@ class SearchJobs:
     def _job(self, trial: optuna.Trial, *, epochs: int = 0, best: float = -math.inf) -> Job:
         seed = training_seed(self.plan.sampler, trial.number, taken=self.plan.confirm.seeds)
         name = f"trial{trial.number}"
+        self.states[trial.number], self.params[trial.number] = "running", dict(trial.params)
         self.running[name] = Running(trial=trial, seed=seed, epochs=epochs, best=best)
         return Job(
             name=name,
@@ -96,8 +116,7 @@ class SearchJobs:
 
     def _over_budget(self) -> bool:
         budget = self.plan.budget
-        hours = self.gpu_hours
-        return self.spent.wall >= budget.wall_seconds or 0 < budget.gpu_hours <= hours
+        return self.spent.wall >= budget.wall_seconds or 0 < budget.gpu_hours <= self.gpu_hours
 
     @property
     def gpu_hours(self) -> float:
@@ -107,11 +126,11 @@ class SearchJobs:
     def exhausted(self) -> bool:
         """No trial is left to start."""
         used_up = not self.resumable and len(self.study.trials) >= self.plan.trials
-        return self.interrupted or used_up or self._over_budget()
+        return used_up or self.stopping()
 
     def stopping(self) -> bool:
         """Interrupted, or out of budget: running trials stay as they are and can be continued."""
-        return self.interrupted or self._over_budget()
+        return self.interrupted() or self._over_budget()
 
     def report(self, job: Job, record: dict[str, Any]) -> str | None:
         """Write an epoch down, then ask the rungs."""
@@ -122,7 +141,7 @@ class SearchJobs:
         trial = running.trial
         running.epochs, running.best = epoch, value
         self.study.append_epoch("search", trial.number, running.seed, record)
-        self._spend(record)
+        self._count(trial.number, record)
         trial.report(value, epoch)
         reason = self.rungs.report(trial.number, epoch, value)
         if reason:
@@ -130,9 +149,10 @@ class SearchJobs:
             self._tell(job, TrialState.PRUNED)
         return reason
 
-    def _spend(self, record: dict[str, Any]) -> None:
+    def _count(self, trial: int, record: dict[str, Any]) -> None:
         self.spent.epochs += 1
         self.spent.seconds += record["seconds"]
+        self.best[trial] = record[OBJECTIVE]
 
     def finished(self, job: Job) -> None:
         """The trial ran to its end: its value is the best validation W-F1."""
@@ -147,6 +167,8 @@ class SearchJobs:
     def _tell(self, job: Job, state: TrialState, value: float | None = None) -> None:
         running = self.running.pop(job.name)
         self.study.optuna.tell(running.trial, value, state=state)
+        self.states[running.trial.number] = _WORDS[state]
+        self.ended_here += 1
         self.study.checkpoint(job.name).unlink(missing_ok=True)
 
 

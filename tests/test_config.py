@@ -1,0 +1,192 @@
+"""Config: what it refuses and in which words, what it keeps through YAML, and that the presets are the paper's."""
+
+import ast
+import re
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+import lfvd.config
+from lfvd.config import PRESETS, Config, ConfigError, DataConfig, ModelConfig, OptimConfig, config_specs
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"model.heds": 4}, "there is no key `model.heds`: did you mean `model.heads`?"),
+        ({"lr": 1e-3}, "there is no key `lr`: did you mean `optim.lr`?"),
+        ({"model.lr": 1e-3}, "there is no key `model.lr`: did you mean `optim.lr`?"),
+        (
+            {"model.heads": 3},
+            "the value of `model.heads` is 3, but must divide `model.width` 256: try 2 or 4",
+        ),
+        ({"model.width": 7, "model.heads": 1}, "the value of `model.width` is 7, but must be even: try 8"),
+        ({"model.heads": 2.0}, "the value of `model.heads` is 2.0, but must be a whole number"),
+        ({"model.heads": True}, "the value of `model.heads` is True, but must be a whole number"),
+        ({"model.heads": None}, "the value of `model.heads` is None, but must be a whole number"),
+        ({"model.attention": 1}, "the value of `model.attention` is 1, but must be true or false"),
+        ({"model.dropout": 1.0}, "the value of `model.dropout` is 1.0, but must be at least 0 and at most 0.95"),
+        ({"optim.lr": 0}, "the value of `optim.lr` is 0.0, but must be above 0 and at most 1"),
+        ({"optim.lr": "nan"}, "the value of `optim.lr` is nan, but must be above 0 and at most 1"),
+        ({"optim.lr": "fast"}, "the value of `optim.lr` is 'fast', but must be a number"),
+        ({"optim.lr": False}, "the value of `optim.lr` is False, but must be a number"),
+        (
+            {"model.fusion": "varational"},
+            "the value of `model.fusion` is 'varational', but must be one of variational, add, concat, gate: "
+            "did you mean `variational`?",
+        ),
+        ({"model.anchor": ["l"]}, "the value of `model.anchor` is ['l'], but must be one of l, a, v"),
+        ({"run.device": "gpu"}, "the value of `run.device` is 'gpu', but must be one of auto, cpu, cuda"),
+    ],
+)
+def test_bad_value(values, text):
+    with pytest.raises(ConfigError) as caught:
+        Config().with_values(values)
+    assert str(caught.value) == f"config: {text}"
+
+
+@pytest.mark.parametrize("bad", [[], ["x"], ["l", "l"], "l,x", "", 3, [["l"]], [{"l": 1}], None, {}])
+def test_bad_modalities(bad):
+    with pytest.raises(ConfigError, match="must be a list of one or more of l, a, v, each once"):
+        Config().with_values({"data.modalities": bad})
+
+
+@pytest.mark.parametrize("given", ["v,l", "v, l", ["v", "l"], ("v", "l")])
+def test_modalities_in_each_notation(given):
+    assert Config().with_values({"data.modalities": given}).data.modalities == ("v", "l")
+
+
+def test_huge_number_is_refused_in_words():
+    with pytest.raises(ConfigError, match=r"`optim\.lr` is 1000.* but must be above 0"):
+        Config().with_values({"optim.lr": 10**400})
+
+
+def test_all_errors_of_a_file_together(tmp_path):
+    text = "model: {heds: 3, width: big}\noptim: {lr: -1}\nrun: {epochs: 0}\n"
+    with pytest.raises(ConfigError) as caught:
+        Config.from_yaml(write(tmp_path / "c.yaml", text))
+    assert str(caught.value) == (
+        f"{tmp_path / 'c.yaml'}: there is no key `model.heds`: did you mean `model.heads`?; "
+        "the value of `model.width` is 'big', but must be a whole number; "
+        "the value of `optim.lr` is -1.0, but must be above 0 and at most 1; "
+        "the value of `run.epochs` is 0, but must be at least 1 and at most 100000"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modle: {}", "there is no key `modle`: did you mean `model`?"),
+        ("model: 3", "the value of `model` is 3, but must be a mapping of its keys"),
+        ("1: {a: 2}", "there is no key `1`: known keys are data, model, loss, optim, run"),
+        ("- a", "holds a list, but must hold a mapping of keys to values"),
+        ("model: {width: 8, width: 16}", "is not valid YAML: the key `width` is given twice"),
+        ("model: {}\nmodel: {}", "is not valid YAML: the key `model` is given twice"),
+        ("model: [", "is not valid YAML: while parsing a flow node"),
+        ("a: !!python/object:os.system x", "is not valid YAML: could not determine a constructor"),
+    ],
+)
+def test_bad_file(tmp_path, text, message):
+    file = write(tmp_path / "c.yaml", text)
+    with pytest.raises(ValueError, match=re.escape(f"{file}: {message}")) as caught:
+        Config.from_yaml(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_not_a_preset_and_not_a_file():
+    with pytest.raises(ConfigError) as caught:
+        Config.from_yaml("melt")
+    assert str(caught.value) == "melt: there is no such file or preset: name a YAML file or one of iemocap, meld"
+
+
+def test_number_notations_of_yaml(tmp_path):
+    file = write(tmp_path / "c.yaml", "optim: {lr: 1e-4, clip_norm: 2, weight_decay: '0.5'}\nloss: {gamma1: 0}\n")
+    config = Config.from_yaml(file)
+    assert (config.optim.lr, config.optim.clip_norm, config.optim.weight_decay) == (1e-4, 2.0, 0.5)
+    assert isinstance(config.loss.gamma1, float)
+
+
+def other_value(spec):
+    """A value that differs from the default."""
+    default = Config().flat()[spec.key]
+    if spec.kind is tuple:
+        return ["a"]
+    if spec.choices:
+        return next(c for c in spec.choices if c != default)
+    if spec.kind is bool:
+        return not default
+    return {"model.width": 512}.get(spec.key, default * 2 if spec.kind is int else default / 3) or 1
+
+
+@pytest.mark.parametrize("key", list(config_specs()))
+def test_every_key_survives_yaml(tmp_path, key):
+    value = other_value(config_specs()[key])
+    config = Config().with_values({key: value})
+    assert config.flat() == {**Config().flat(), key: value} != Config().flat()
+    config.to_yaml(tmp_path / "c.yaml", provenance={"seed": 3, "data": "ä"})
+    assert Config.from_yaml(tmp_path / "c.yaml") == config
+    assert Config.from_dict(config.to_dict()) == config
+
+
+def test_provenance_is_not_part_of_the_config(tmp_path):
+    file = write(tmp_path / "c.yaml", "provenance: {model: {heads: 3}, anything: [1]}\nmodel: {heads: 8}\n")
+    assert Config.from_yaml(file) == Config().with_values({"model.heads": 8})
+    assert Config.from_yaml(write(tmp_path / "empty.yaml", "")) == Config()
+
+
+@pytest.mark.parametrize(
+    ("preset", "figures"),
+    [
+        ("iemocap", {"lr": 6.2e-5, "batch_size": 20, "epochs": 100, "gamma1": 3.5e-2}),
+        ("meld", {"lr": 2.5e-4, "batch_size": 32, "epochs": 80, "gamma1": 1.35e-3}),
+    ],
+)
+def test_presets_are_the_papers(preset, figures):
+    config = Config.from_yaml(preset)
+    flat = {key.split(".")[1]: value for key, value in config.flat().items()}
+    shared = {"weight_decay": 7e-3, "gamma2": 5e-3, "gamma3": 3e-3}
+    decided = {"width": 256, "latent": 16, "temperature": 0.1, "heads": 4, "dag_layers": 2, "dropout": 0.3}
+    expected = {**figures, **shared, **decided, "clip_norm": 5.0, "modalities": ["l", "a", "v"], "anchor": "l"}
+    assert {key: flat[key] for key in expected} == expected
+
+
+def test_presets_are_all_tested_and_a_file_of_the_same_name_wins(tmp_path, monkeypatch):
+    assert {p.stem for p in PRESETS.glob("*.yaml")} == {"iemocap", "meld"}
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "meld", "model: {heads: 8}")
+    assert Config.from_yaml("meld").model.heads == 8
+
+
+@pytest.mark.parametrize(
+    ("modalities", "anchor", "used"),
+    [(("l", "a", "v"), "v", "v"), (("v", "a"), "l", "a"), (("v",), "l", "v"), (("v", "l"), "a", "l")],
+)
+def test_anchor_is_a_present_modality(modalities, anchor, used):
+    config = Config(data=DataConfig(modalities=modalities), model=ModelConfig(anchor=anchor))
+    assert config.anchor == used
+
+
+def test_values_are_checked_however_a_config_is_made():
+    with pytest.raises(ConfigError, match=r"`optim\.lr` is 2, but must be above 0"):
+        Config(optim=OptimConfig(lr=2))
+    with pytest.raises(FrozenInstanceError):
+        Config().model.heads = 3
+
+
+def test_every_field_is_documented():
+    tree = ast.parse(Path(lfvd.config.__file__).read_text(encoding="utf-8"))
+    groups = {f.type for f in fields(Config)}
+    for node in (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name in groups):
+        assigned = [(i, s.target.id) for i, s in enumerate(node.body) if isinstance(s, ast.AnnAssign)]
+        assert assigned
+        for i, name in assigned:
+            below = node.body[i + 1] if i + 1 < len(node.body) else None
+            documented = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+            assert documented, f"{node.name}.{name} has no line of documentation"
+            assert len(below.value.value) > 10

@@ -1,0 +1,90 @@
+"""The import direction: lfvd knows nothing of tune and its libraries, modules import downwards only, the command starts fast."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import lfvd
+
+ROOT = Path(lfvd.__file__).parent
+FORBIDDEN = {"tune", "ray", "optuna", "mlflow"}
+
+LAYERS = (
+    {"files"},
+    {"config", "batch", "metrics", "runinfo"},
+    {"encoders", "dag", "augment", "variational"},
+    {"corpus", "importers", "simulate", "describe", "model", "losses"},
+    {"trainer", "plots"},
+    {"tables", "runs", "screen"},
+    {"cli"},
+)
+"""From the bottom up; within a layer the order is free as long as there is no cycle."""
+
+
+def imports(file: Path) -> set[str]:
+    """Every module named in an import of a file, those inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file.name} has a relative import"
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def graph() -> dict[str, set[str]]:
+    """Module of lfvd → modules of lfvd that it imports; a package counts as one module."""
+    edges: dict[str, set[str]] = {}
+    for file in ROOT.rglob("*.py"):
+        name = file.relative_to(ROOT).parts[0].removesuffix(".py")
+        parts = [i.split(".") for i in imports(file)]
+        edges.setdefault(name, set()).update(p[1] for p in parts if p[0] == "lfvd" and len(p) > 1 and p[1] != name)
+    return edges
+
+
+def test_no_cycle():
+    list(TopologicalSorter(graph()).static_order())
+
+
+def test_direction():
+    layer = {name: i for i, names in enumerate(LAYERS) for name in names}
+    edges = {k: v for k, v in graph().items() if k not in ("__init__", "__main__", "presets")}
+    assert edges.keys() == layer.keys(), "a new module needs a place in LAYERS"
+    upwards = [(name, used) for name, uses in edges.items() for used in uses if layer[used] > layer[name]]
+    assert not upwards
+
+
+def test_model_pieces_know_torch_only():
+    for name in LAYERS[2]:
+        tops = {i.split(".")[0] for i in imports(ROOT / f"{name}.py")}
+        assert tops <= {"__future__", "collections", "math", "torch", "typing"}, name
+
+
+def test_source_names_nothing_of_tune():
+    for file in ROOT.rglob("*.py"):
+        assert not {i.split(".")[0] for i in imports(file)} & FORBIDDEN, file.name
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"{code}\nimport sys\nprint(*{{m.split('.')[0] for m in sys.modules}}, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    return set(done.stderr.split())
+
+
+def test_running_lfvd_loads_nothing_of_tune():
+    names = [n for n in sorted(graph()) if n not in ("__init__", "__main__", "presets")]
+    loaded = loaded_by("".join(f"import lfvd.{name}\n" for name in names))
+    assert "torch" in loaded
+    assert not loaded & FORBIDDEN
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"]])
+def test_help_loads_nothing_slow(argv):
+    code = f"from lfvd.cli import main\ntry:\n    main({argv})\nexcept SystemExit as end:\n    assert end.code == 0"
+    slow = {"torch", "numpy", "matplotlib", "pandas", "sklearn", "safetensors"}
+    assert not loaded_by(code) & (slow | FORBIDDEN)

@@ -1,0 +1,114 @@
+"""One sitting of a study, from a plan and data to best.yaml: search, confirm, open test, record. All of it can be repeated.
+
+Nothing here decides: `SearchJobs` and `ConfirmJobs` do, from the journal. Ctrl-C or SIGTERM once winds down with all saved.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import optuna
+from rich.console import Console
+
+from lfvd.corpus import Corpus
+from lfvd.runinfo import run_info
+from lfvd.trainer import check_fit
+from tune import pool
+from tune.confirm import ConfirmJobs, finalists, ranking, write_best
+from tune.journal import DataSource, Study, StudyError
+from tune.live import ConfirmView, Display, SearchView
+from tune.search import FAILED, SearchJobs
+from tune.space import SearchPlan
+from tune.tracking import Tracker
+
+
+@dataclass(kw_only=True)
+class Interrupt:
+    """Whether the user asked to stop."""
+
+    requested: bool = False
+
+    def __call__(self) -> bool:
+        return self.requested
+
+
+@contextmanager
+def interruptible(console: Console) -> Iterator[Interrupt]:
+    """SIGINT or SIGTERM once: the flag is set, and the work winds down by itself; twice: KeyboardInterrupt at once."""
+    interrupt = Interrupt()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        interrupt.requested = True
+        console.print("winding down: everything is saved; press Ctrl-C again to leave at once", style="yellow")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupt
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def open_corpus(path: str | Path, plan: SearchPlan) -> Corpus:
+    """The corpus, wholly checked and fit for the plan's config. Raises CorpusError."""
+    corpus = Corpus.open(path)
+    corpus.check_features(str(path))
+    check_fit(plan.config, corpus)
+    return corpus
+
+
+def start_study(folder: Path, plan: SearchPlan, corpus: Corpus, data: str | Path) -> Study:
+    """Begin or go on with a study in `folder`."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return Study.start(folder, plan, DataSource.of(corpus, data), run_info(plan.config.run.device))
+
+
+def sit(
+    study: Study, corpus: Corpus, console: Console, *, search: bool, address: str | None, tracking_uri: str
+) -> bool:
+    """Search (unless only confirming), confirm, open test, write best.yaml; True unless interrupted before the end.
+
+    Raises StudyError where no trial, or no finalist, came through: the text shows the first error.
+    """
+    with interruptible(console) as interrupt, Tracker(study, tracking_uri) as tracker:
+        sealed = corpus.restricted("train", "valid")  # what leaves the driver holds no test split
+        with pool.cluster(study.plan.resources, address=address):
+            _warn_without_gpu(study, console)
+            if search:
+                jobs = SearchJobs(study, interrupt)
+                view = SearchView(jobs, lambda: tracker.problem)
+                with Display(console, view.view, view.line):
+                    pool.run_jobs(jobs, sealed, study.plan.resources)
+            if not interrupt.requested:
+                _confirm(study, sealed, console, interrupt)
+        if interrupt.requested:
+            return False
+        write_best(study, corpus)
+        return True
+
+
+def _confirm(study: Study, sealed: Corpus, console: Console, interrupt: Callable[[], bool]) -> None:
+    if not finalists(study):
+        reasons = [t.user_attrs[FAILED] for t in study.trials if FAILED in t.user_attrs]
+        raise StudyError(f"{study.folder}: no trial came to a result; the first error: {(reasons or ['none'])[0]}")
+    jobs = ConfirmJobs(study, interrupt)
+    view = ConfirmView(jobs)
+    with Display(console, view.view, view.line):
+        pool.run_jobs(jobs, sealed, study.plan.resources)
+    if not interrupt() and not ranking(study):
+        raise StudyError(f"{study.folder}: no finalist came through all seeds; the first error: {jobs.errors[0]}")
+
+
+def _warn_without_gpu(study: Study, console: Console) -> None:
+    gpu = study.plan.resources.gpu
+    if gpu and not pool.sees_gpu(study.plan.resources):
+        console.print(
+            f"warning: the plan asks {gpu:g} GPU a trial, but torch sees none there: training on CPU", style="yellow"
+        )

@@ -1,0 +1,163 @@
+"""What a person sees of a search while it runs: a table on a terminal, one line a minute in a log file."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tune.confirm import BASELINE, ConfirmJobs
+from tune.search import SearchJobs, tally
+
+LINE_SECONDS = 60
+
+
+class Display:
+    """Shows `view()` while the block runs: live where the console is a terminal, else its `line()` once a minute."""
+
+    def __init__(self, console: Console, view: Callable[[], RenderableType], line: Callable[[], str]) -> None:
+        self.console, self.view, self.line = console, view, line
+        self.live = Live(console=console, get_renderable=view, refresh_per_second=4) if console.is_terminal else None
+        self.done = threading.Event()
+
+    def __enter__(self) -> Display:
+        if self.live is not None:
+            self.live.start()
+        else:
+            threading.Thread(target=self._lines, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.done.set()
+        if self.live is not None:
+            self.live.stop()
+        else:
+            self.console.print(self.line(), highlight=False)
+
+    def _lines(self) -> None:
+        while not self.done.wait(LINE_SECONDS):
+            self.console.print(self.line(), highlight=False)
+
+
+class SearchView:
+    """A search at a glance."""
+
+    def __init__(self, jobs: SearchJobs, problem: Callable[[], str | None]) -> None:
+        self.jobs, self.problem = jobs, problem
+        self.epochs_before = jobs.spent.epochs
+
+    def line(self) -> str:
+        """`search 12/40 trials, 2 running, best trial 7 53.10, …`."""
+        counts, best = self._counts(), self._best()
+        parts = [f"search {self._ended(counts)}/{self.jobs.plan.trials} trials"]
+        parts += [f"{count} {state}" for state, count in counts.items() if count]
+        parts += [f"best trial {best[0]} {100 * best[1]:.2f}"] if best else []
+        return ", ".join([*parts, self._pace()]) + (f"; {self.problem()}" if self.problem() else "")
+
+    def view(self) -> RenderableType:
+        """Table of states, best, baseline and running trials."""
+        jobs, counts, best = self.jobs, self._counts(), self._best()
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        states = " · ".join(f"{count} {state}" for state, count in counts.items())
+        table.add_row("search", f"{self._ended(counts)}/{jobs.plan.trials} trials   {states}")
+        table.add_row("", ProgressBar(total=jobs.plan.trials, completed=self._ended(counts), width=40))
+        table.add_row("pace", self._pace())
+        if best:
+            score = f"[bold green]{100 * best[1]:.2f}[/] val W-F1"
+            table.add_row("best", f"{score}, trial {best[0]}   {compact(jobs.params[best[0]])}")
+        if BASELINE in jobs.best:
+            table.add_row("baseline", f"{100 * jobs.best[BASELINE]:.2f} val W-F1, trial 0 (the base's own values)")
+        for running in sorted(jobs.running.copy().values(), key=lambda r: r.trial.number):
+            score = f"{100 * running.best:.2f}" if running.epochs else "first epoch"
+            epoch = f"epoch {running.epochs}/{jobs.plan.scheduler.max_epochs}"
+            table.add_row(f"trial {running.trial.number}", f"{epoch}   {score}")
+        return Group(table, Text(self.problem() or "", style="yellow")) if self.problem() else table
+
+    def _counts(self) -> dict[str, int]:
+        return tally(self.jobs.states.copy().values())
+
+    def _ended(self, counts: dict[str, int]) -> int:
+        return sum(counts.values()) - counts["running"]
+
+    def _best(self) -> tuple[int, float] | None:
+        values = self.jobs.best.copy()
+        return max(values.items(), key=lambda item: item[1]) if values else None
+
+    def _pace(self) -> str:
+        spent, plan = self.jobs.spent, self.jobs.plan
+        epochs = spent.epochs - self.epochs_before
+        parts = [clock(spent.wall)]
+        ended = self.jobs.ended_here
+        if ended:
+            left = plan.trials - len(self.jobs.states) + len(self.jobs.running)
+            parts.append(f"about {clock(spent.wall / ended * left)} left")
+            parts.append(f"{3600 * ended / spent.wall:.0f} trials/h")
+        parts.append(f"{3600 * epochs / max(spent.wall, 1e-9):.0f} epochs/h")
+        if plan.resources.gpu:
+            parts.append(f"{self.jobs.gpu_hours:.2f} GPU-hours")
+        return " · ".join(parts)
+
+
+class ConfirmView:
+    """Finalists × seeds."""
+
+    def __init__(self, jobs: ConfirmJobs) -> None:
+        self.jobs = jobs
+        self.started = time.monotonic()
+
+    def line(self) -> str:
+        """`confirmation 7/10 runs`."""
+        done, total = self._done()
+        return f"confirmation {done}/{total} runs, {clock(time.monotonic() - self.started)}"
+
+    def view(self) -> RenderableType:
+        """A row a finalist, a column a seed: validation W-F1, or the epoch of a running one."""
+        done, total = self._done()
+        title = f"confirmation {done}/{total} runs · {clock(time.monotonic() - self.started)}"
+        table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2))
+        table.add_column("finalist")
+        seeds = self.jobs.study.plan.confirm.seeds
+        for seed in seeds:
+            table.add_column(f"seed {seed}", justify="right")
+        for number in self.jobs.numbers:
+            name = f"trial {number}" + (" (baseline)" if number == BASELINE else "")
+            table.add_row(name, *(self._cell(number, seed) for seed in seeds))
+        return table
+
+    def _cell(self, number: int, seed: int) -> str:
+        key = (number, seed)
+        if key in self.jobs.scores:
+            return f"{100 * self.jobs.scores[key]:.2f}"
+        if key in self.jobs.running.copy().values():
+            return f"[dim]epoch {len(self.jobs.history.get(key, []))}[/]"
+        return "[dim]·[/]"
+
+    def _done(self) -> tuple[int, int]:
+        wanted = {(n, s) for n in self.jobs.numbers for s in self.jobs.study.plan.confirm.seeds}
+        return len(wanted & set(self.jobs.scores.copy())), len(wanted)
+
+
+def compact(values: dict[str, Any]) -> str:
+    """`lr 0.00031, heads 4`: searched values by their last names."""
+    return ", ".join(
+        f"{key.split('.')[-1]} {value:.3g}" if isinstance(value, float) else f"{key.split('.')[-1]} {value}"
+        for key, value in values.items()
+    )
+
+
+def clock(seconds: float) -> str:
+    """`4:05` or `2:10:00`."""
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
