@@ -178,7 +178,7 @@ def _seeds(one: int | None, several: str | None) -> list[int]:
     texts = several.split(",") if several is not None else [str(one or 0)]
     if not all(t.strip().isdecimal() and int(t) < 2**32 for t in texts) or len({int(t) for t in texts}) < len(texts):
         raise InputError(
-            f"the value of `--seed(s)` is {','.join(texts)}, but must be different whole numbers from 0 to {2**32 - 1}: "
+            f"the value of `{'--seed' if several is None else '--seeds'}` is {','.join(texts)}, but must be different whole numbers from 0 to {2**32 - 1}: "
             "try --seeds 0,1,2"
         )
     return [int(t) for t in texts]

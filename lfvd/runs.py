@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 
 from lfvd import tables
 from lfvd.batch import UNLABELLED
-from lfvd.config import Config
+from lfvd.config import MODALITY_NAMES, Config
 from lfvd.corpus import Corpus
 from lfvd.files import InputError, atomic_path, read_yaml, write_text
 from lfvd.metrics import confusion_matrix
@@ -100,23 +100,24 @@ def _claim(out: Path, config: Config, corpus: Corpus) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file, but `--out` must be a folder: name another")
     if not file.exists():
-        config.to_yaml(file, provenance=_data(corpus))
+        config.to_yaml(file, provenance=_data(config, corpus))
         return
     there = Config.from_yaml(file).flat()
     data = read_yaml(file).get("provenance") or {}
     words = [f"`{k}` is {there[k]} there, {v} here" for k, v in config.flat().items() if there[k] != v]
     if data.get("fingerprint") != corpus.fingerprint:
-        words.append(f"the data are {tables.data_id(data)} there, {tables.data_id(_data(corpus))} here")
+        words.append(f"the data are {tables.data_id(data)} there, {tables.data_id(_data(config, corpus))} here")
     if words:
         raise InputError(f"{out}: holds another run ({'; '.join(words)}): name another folder, or delete this one")
 
 
-def _data(corpus: Corpus) -> dict[str, Any]:
-    """What a result says of its data."""
+def _data(config: Config, corpus: Corpus) -> dict[str, Any]:
+    """What a result says of its data; of the simulated modalities, those that the model sees."""
+    seen = {MODALITY_NAMES[m] for m in config.data.modalities}
     return {
         "data": corpus.info.name,
         "fingerprint": corpus.fingerprint,
-        "simulated": list(corpus.info.simulated),
+        "simulated": [name for name in corpus.info.simulated if name in seen],
     }
 
 
@@ -125,6 +126,8 @@ def _train_seed(config: Config, corpus: Corpus, seed: int, folder: Path, progres
     if (folder / "model.safetensors").is_file():
         progress(seed, read_epochs(epochs))
         return
+    for half_written in folder.glob(".*.*"):  # by a process that was killed
+        half_written.unlink()
     history = read_result(checkpoint).history if checkpoint.is_file() else []
     progress(seed, history)
 
@@ -150,7 +153,7 @@ def _finish_seed(config: Config, corpus: Corpus, result: TrainResult, folder: Pa
         "config": config.to_dict(),
         "classes": corpus.info.classes,
         "widths": widths,
-        "data": _data(corpus),
+        "data": _data(config, corpus),
         "seed": result.seed,
         "result": {
             "best_epoch": result.best_epoch,
@@ -277,7 +280,7 @@ def evaluate_run(folder: str | Path, corpus: Corpus, split: str) -> Summary:
         seed: {"best_epoch": run.seeds[seed]["best_epoch"], **_scored(found)}
         for seed, found in _predictions(run, corpus, split).items()
     }
-    summary = _summary(run, _data(corpus), split, seeds) | {"run": run_info(pick_device("auto"))}
+    summary = _summary(run, _data(run.config, corpus), split, seeds) | {"run": run_info(pick_device("auto"))}
     _confusion_figure(run.folder / f"confusion_{split}.png", summary, run.classes)
     _write_json(run.folder / f"{split}.json", summary)
     return summary

@@ -59,10 +59,10 @@ def test_direction():
     assert not upwards
 
 
-def test_model_pieces_know_torch_only():
+def test_model_pieces_know_torch_and_numpy_only():
     for name in LAYERS[2]:
         tops = {i.split(".")[0] for i in imports(ROOT / f"{name}.py")}
-        assert tops <= {"__future__", "collections", "math", "torch", "typing"}, name
+        assert tops <= {"__future__", "collections", "math", "numpy", "torch", "typing"}, name
 
 
 def test_source_names_nothing_of_tune():

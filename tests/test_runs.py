@@ -176,8 +176,15 @@ def test_failure_at_the_end_of_a_seed_is_made_good(trained, tiny_config, tiny_co
         with pytest.raises(OSError, match="disk full"):
             train_seeds(tiny_config, tiny_corpus, [0], out)
     assert not (out / "result.json").exists()
+    (out / "seed1").mkdir()
+    (out / "seed1" / ".checkpoint.pt.x1y2z3").write_bytes(b"left by a process that was killed")
     train_seeds(tiny_config, tiny_corpus, [0, 1], out)
     assert comparable(out) == comparable(trained[0])
+
+
+def test_only_modalities_that_the_model_sees_count_as_simulated(tiny_config, tiny_corpus, tmp_path):
+    config = tiny_config.with_values({"data.modalities": "l,v", "run.epochs": 1})
+    assert train_seeds(config, tiny_corpus, [0], tmp_path / "run")["simulated"] == []
 
 
 def test_more_seeds_extend_a_run(trained, tiny_config, tiny_corpus, tmp_path):

@@ -49,8 +49,8 @@ def test_golden_run(tiny_config, tiny_corpus):
     assert [r["val/loss"] for r in result.history] == pytest.approx(GOLDEN_VALIDATION, rel=1e-4)
 
 
-GOLDEN_LOSS = [1.888422, 1.917652, 1.208725, 1.043009]
-GOLDEN_VALIDATION = [2.028390, 1.293987, 0.853077, 0.770371]
+GOLDEN_LOSS = [1.224360, 1.133466, 0.958185, 0.896254]
+GOLDEN_VALIDATION = [1.063991, 1.034171, 0.999232, 0.919403]
 
 
 def test_seeds(tiny_config, tiny_corpus):

@@ -20,11 +20,15 @@ from lfvd.runinfo import run_info
 from lfvd.trainer import check_fit
 from tune import pool
 from tune.confirm import ConfirmJobs, finalists, ranking, write_best
-from tune.journal import DataSource, Study, StudyError
+from tune.journal import DataSource, Study
 from tune.live import ConfirmView, Display, SearchView
 from tune.search import FAILED, SearchJobs
 from tune.space import SearchPlan
 from tune.tracking import Tracker
+
+
+class NothingUsable(RuntimeError):
+    """No trial or no finalist came to a result; the text shows the first error."""
 
 
 @dataclass(kw_only=True)
@@ -71,15 +75,22 @@ def start_study(folder: Path, plan: SearchPlan, corpus: Corpus, data: str | Path
 
 
 def sit(
-    study: Study, corpus: Corpus, console: Console, *, search: bool, address: str | None, tracking_uri: str
+    study: Study,
+    corpus: Corpus,
+    console: Console,
+    *,
+    search: bool,
+    address: str | None,
+    tracking_uri: str,
+    verbose: bool,
 ) -> bool:
     """Search (unless only confirming), confirm, open test, write best.yaml; True unless interrupted before the end.
 
-    Raises StudyError where no trial, or no finalist, came through: the text shows the first error.
+    Raises NothingUsable where no trial, or no finalist, came through: the text shows the first error.
     """
     with interruptible(console) as interrupt, Tracker(study, tracking_uri) as tracker:
         sealed = corpus.restricted("train", "valid")  # what leaves the driver holds no test split
-        with pool.cluster(study.plan.resources, address=address):
+        with pool.cluster(study.plan.resources, address=address, verbose=verbose):
             _warn_without_gpu(study, console)
             if search:
                 jobs = SearchJobs(study, interrupt)
@@ -97,13 +108,13 @@ def sit(
 def _confirm(study: Study, sealed: Corpus, console: Console, interrupt: Callable[[], bool]) -> None:
     if not finalists(study):
         reasons = [t.user_attrs[FAILED] for t in study.trials if FAILED in t.user_attrs]
-        raise StudyError(f"{study.folder}: no trial came to a result; the first error: {(reasons or ['none'])[0]}")
+        raise NothingUsable(f"{study.folder}: no trial came to a result; the first error: {(reasons or ['none'])[0]}")
     jobs = ConfirmJobs(study, interrupt)
     view = ConfirmView(jobs)
     with Display(console, view.view, view.line):
         pool.run_jobs(jobs, sealed, study.plan.resources)
     if not interrupt() and not ranking(study):
-        raise StudyError(f"{study.folder}: no finalist came through all seeds; the first error: {jobs.errors[0]}")
+        raise NothingUsable(f"{study.folder}: no finalist came through all seeds; the first error: {jobs.errors[0]}")
 
 
 def _warn_without_gpu(study: Study, console: Console) -> None:

@@ -69,9 +69,9 @@ class Study:
         """Begin a study, or go on with the one that is there. Raises StudyError where that one differs, saying in what."""
         if (folder / "plan.yaml").is_file():
             found = cls.open(folder)
-            differing = _differences(found.plan, plan) + (
-                [] if found.data.fingerprint == data.fingerprint else ["the data (another fingerprint)"]
-            )
+            differing = _differences(found.plan, plan)
+            if found.data.fingerprint != data.fingerprint:
+                differing.append(f"the data ({found.data.fingerprint[:12]} there, {data.fingerprint[:12]} here)")
             if differing:
                 raise StudyError(
                     f"{folder}: holds a study of another plan, which differs in {', '.join(differing)}: "
@@ -106,6 +106,14 @@ class Study:
                 f"{folder / 'plan.yaml'}: is damaged ({error}): restore it, or start another study"
             ) from None
         return cls(folder, plan, data, frozen.get("info", {}))
+
+    def check_data(self, corpus: Corpus) -> None:
+        """Raises StudyError where the corpus is not the one that the study belongs to."""
+        if corpus.fingerprint != self.data.fingerprint:
+            raise StudyError(
+                f"{self.folder}: belongs to {self.data.name} {self.data.fingerprint[:12]}, but the data given are "
+                f"{corpus.info.name} {corpus.fingerprint[:12]}: give the study's own data"
+            )
 
     @property
     def name(self) -> str:

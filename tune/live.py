@@ -42,11 +42,11 @@ class Display:
         if self.live is not None:
             self.live.stop()
         else:
-            self.console.print(self.line(), highlight=False)
+            self.console.print(self.line(), highlight=False, markup=False, soft_wrap=True)
 
     def _lines(self) -> None:
         while not self.done.wait(LINE_SECONDS):
-            self.console.print(self.line(), highlight=False)
+            self.console.print(self.line(), highlight=False, markup=False, soft_wrap=True)
 
 
 class SearchView:

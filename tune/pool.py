@@ -33,7 +33,7 @@ from tune.trial import Job, run_job
 RETRIES = 2
 """How often a job whose worker died is started again, from its checkpoint."""
 
-_QUIET = {
+_SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # epochs.jsonl is the log
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver winds down itself
@@ -147,27 +147,26 @@ def _last_line(error: object) -> str:
 
 
 @contextmanager
-def cluster(resources: ResourcesPlan, *, address: str | None = None) -> Iterator[None]:
+def cluster(resources: ResourcesPlan, *, address: str | None = None, verbose: bool = False) -> Iterator[None]:
     """A Ray of this machine's own, or the named one. Raises InputError where no node can hold one trial."""
-    os.environ.update({k: v for k, v in _QUIET.items() if k not in os.environ})
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    # `local` unless named: a plain init follows the address file of any dead cluster and hangs.
+    for key, value in _SETTINGS.items():
+        os.environ.setdefault(key, value)
+    level = logging.INFO if verbose else logging.ERROR
+    logging.getLogger("ray").setLevel(level)
     try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=False if not address else None,
-        )
+        # `local` unless named: a plain init follows the address file of any dead cluster and hangs.
+        ray.init(address=address or "local", log_to_driver=verbose, logging_level=level)
     except (ConnectionError, ValueError) as error:
         raise InputError(
             f"--address {address}: no Ray cluster answers there ({_last_line(error)}): start one with `ray start --head`"
         ) from None
     try:
         if _slots(resources) == 0:
-            need = f"{resources.cpu} CPU and {resources.gpu:g} GPU"
-            have = "; ".join(f"{r.get('CPU', 0):g} CPU, {r.get('GPU', 0):g} GPU" for r in _nodes())
-            raise InputError(f"`resources` asks {need} a trial, but no node has that (there is {have}): lower it")
+            have = "; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in _nodes())
+            raise InputError(
+                f"`resources` asks {resources.cpu} CPU and {resources.gpu:g} GPU a trial, but no node has that "
+                f"(there is {have}): lower `resources.cpu` or `resources.gpu`, or name a cluster with --address"
+            )
         yield
     finally:
         ray.shutdown()

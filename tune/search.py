@@ -25,7 +25,7 @@ STOPPED, FAILED = "stopped", "failure"
 """Trial attributes that hold why a trial was stopped at a rung, and why it failed."""
 
 
-_WORDS = {
+WORDS = {
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "stopped",
@@ -36,7 +36,7 @@ _WORDS = {
 def tally(states: Iterable[str]) -> dict[str, int]:
     """How many trials are running, finished, stopped at a rung, failed."""
     found = Counter(states)
-    return {word: found[word] for word in _WORDS.values()}
+    return {word: found[word] for word in WORDS.values()}
 
 
 @dataclass(kw_only=True)
@@ -73,7 +73,7 @@ class SearchJobs:
         self.running: dict[str, Running] = {}
         self.spent = Spent()
         self.best: dict[int, float] = {}  # trial → best value so far
-        self.states = {t.number: _WORDS[t.state] for t in study.trials}
+        self.states = {t.number: WORDS[t.state] for t in study.trials}
         self.params = {t.number: dict(t.params) for t in study.trials}
         self.ended_here = 0  # trials that ended in this sitting
         known: dict[int, int] = {}
@@ -167,7 +167,7 @@ class SearchJobs:
     def _tell(self, job: Job, state: TrialState, value: float | None = None) -> None:
         running = self.running.pop(job.name)
         self.study.optuna.tell(running.trial, value, state=state)
-        self.states[running.trial.number] = _WORDS[state]
+        self.states[running.trial.number] = WORDS[state]
         self.ended_here += 1
         self.study.checkpoint(job.name).unlink(missing_ok=True)
 

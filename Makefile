@@ -1,0 +1,28 @@
+# `make search` and `make test` set up all they need: Python 3.11 or newer and make.
+PYTHON ?= python3
+BIN := .venv/bin
+DATA := data/demo.safetensors
+
+.PHONY: install search test lint
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 install")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+search: install $(DATA)
+	$(BIN)/lfvd-tune search search_spaces/demo.yaml --data $(DATA) --name demo
+
+$(DATA): | install
+	$(BIN)/lfvd simulate --like meld --dialogues 160 --seed 0 --out $@
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,122 @@
+"""What `status` and `best` print: tables of a study, read from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tune.confirm import BASELINE, Confirmed, finalists, mean_std, ranking
+from tune.journal import Study
+from tune.live import compact
+from tune.search import FAILED, STOPPED, WORDS, ranked, tally
+
+TOP = 8
+"""Trials shown by `status`."""
+
+
+def title(study: Study) -> str:
+    """`demo: MELD (simulated), SIMULATED: language, audio, visual`."""
+    simulated = f"; SIMULATED: {', '.join(study.data.simulated)}" if study.data.simulated else ""
+    return f"{study.name}: {study.data.name}{simulated}"
+
+
+def show_status(study: Study, console: Console) -> None:
+    """States, the best trials, failures with their reasons, and how far the confirmation is."""
+    trials = study.trials
+    console.print(f"\n[bold]{escape(title(study))}[/]")
+    counts = tally(WORDS[t.state] for t in trials)
+    states = " · ".join(f"{count} {word}" for word, count in counts.items())
+    console.print(f"search: {len(trials)} of {study.plan.trials} trials: {states}")
+    console.print(_trials(ranked(study)[:TOP]))
+    failed = [t for t in trials if FAILED in t.user_attrs]
+    for trial in failed[:TOP]:
+        console.print(f"trial {trial.number} failed: {trial.user_attrs[FAILED]}", style="red", markup=False)
+    done, wanted = study.confirmed(), len(finalists(study)) * len(study.plan.confirm.seeds)
+    console.print(f"confirmation: {len(done)} of {wanted} runs")
+    console.print(f"looks at the test split: {len(study.looks())}")
+
+
+def _trials(trials: Sequence[FrozenTrial]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="best trials of the search", title_justify="left")
+    for name, justify in (
+        ("trial", "right"),
+        ("val W-F1 %", "right"),
+        ("epochs", "right"),
+        ("", "left"),
+        ("values", "left"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for trial in trials:
+        state = trial.user_attrs.get(STOPPED, "finished") + (" (baseline)" if trial.number == BASELINE else "")
+        best = max(trial.intermediate_values.values())
+        epochs = str(max(trial.intermediate_values))
+        table.add_row(str(trial.number), f"{100 * best:.2f}", epochs, state, compact(trial.params))
+    return table
+
+
+def show_best(study: Study, console: Console) -> None:
+    """The finalists, ranked; winner and baseline by class, on validation and, where opened, test; what to type next."""
+    order = ranking(study)
+    tests = {int(k): v for look in study.looks() for k, v in look["scores"].items()}
+    console.print(f"\n[bold]{escape(title(study))}[/]")
+    console.print(_ranking(study, order, tests))
+    console.print(_classes(order, tests))
+    values = study.trials[order[0].trial].params
+    console.print(f"winner: trial {order[0].trial}   {compact(values)}", markup=False)
+    best, data = study.folder / "best.yaml", study.data.path
+    seeds = ",".join(str(s) for s in study.plan.confirm.seeds)
+    console.print(f"\nwritten: {best}\nnext:", highlight=False)
+    for line in (
+        f"lfvd train {best} --data {data} --seeds {seeds} --out runs/{study.name}",
+        f"lfvd evaluate runs/{study.name} --data {data} --split test",
+    ):
+        console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _ranking(study: Study, order: Sequence[Confirmed], tests: Mapping[int, list[dict[str, float]]]) -> Table:
+    seeds = len(study.plan.confirm.seeds)
+    caption = f"mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}, percent; ranked by validation alone"
+    table = Table(box=box.SIMPLE_HEAD, title="finalists", title_justify="left", caption=caption, caption_justify="left")
+    for name in ("trial", "search", "val W-F1", "val acc", "test W-F1", "test acc"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for place, each in enumerate(order):
+        search = max(study.trials[each.trial].intermediate_values.values())
+        name = f"{each.trial}" + (" baseline" if each.trial == BASELINE else "") + (" ←" if place == 0 else "")
+        cells = [f"{100 * search:.2f}", *(spread(each.mean[k], each.std[k]) for k in ("val/wf1", "val/acc"))]
+        cells += _test_cells(tests.get(each.trial), ("test/wf1", "test/acc"))
+        table.add_row(name, *cells, style="bold" if place == 0 else None)
+    return table
+
+
+def _classes(order: Sequence[Confirmed], tests: Mapping[int, list[dict[str, float]]]) -> Table:
+    shown = {"winner": order[0], "baseline": next((c for c in order if c.trial == BASELINE), order[0])}
+    table = Table(box=box.SIMPLE_HEAD, title="F1 by class", title_justify="left")
+    table.add_column("class")
+    for name in shown:
+        table.add_column(f"{name} val", justify="right")
+        table.add_column(f"{name} test", justify="right")
+    for key in (k for k in order[0].mean if k.startswith("val/f1/")):
+        cells: list[str] = []
+        for each in shown.values():
+            cells.append(spread(each.mean[key], each.std[key]))
+            cells += _test_cells(tests.get(each.trial), (key.replace("val/", "test/"),))
+        table.add_row(escape(key.removeprefix("val/f1/")), *cells)
+    return table
+
+
+def _test_cells(rows: list[dict[str, float]] | None, keys: Sequence[str]) -> list[str]:
+    if rows is None:
+        return ["·"] * len(keys)
+    mean, std = mean_std(rows)
+    return [spread(mean[k], std[k]) for k in keys]
+
+
+def spread(mean: Any, std: Any) -> str:
+    """`53.10 ± 0.42` for shares."""
+    return f"{100 * mean:.2f} ± {100 * std:.2f}"
