@@ -80,4 +80,6 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def write_yaml(path: str | Path, values: Mapping[str, Any]) -> None:
     """Write a mapping as YAML, keys in their order, atomically."""
-    write_text(path, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120, default_flow_style=None))
+    write_text(
+        path, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+    )

@@ -123,11 +123,11 @@ def _data(config: Config, corpus: Corpus) -> dict[str, Any]:
 
 def _train_seed(config: Config, corpus: Corpus, seed: int, folder: Path, progress: Progress) -> None:
     checkpoint, epochs = folder / "checkpoint.pt", folder / "epochs.jsonl"
+    for half_written in folder.glob(".*.*"):  # by a process that was killed
+        half_written.unlink()
     if (folder / "model.safetensors").is_file():
         progress(seed, read_epochs(epochs))
         return
-    for half_written in folder.glob(".*.*"):  # by a process that was killed
-        half_written.unlink()
     history = read_result(checkpoint).history if checkpoint.is_file() else []
     progress(seed, history)
 

@@ -74,3 +74,41 @@ def tiny_config():
     from lfvd.config import Config
 
     return Config().with_values(TINY)
+
+
+PLAN = {
+    "base": "meld",
+    "set": {k: v for k, v in TINY.items() if k not in ("run.epochs", "optim.lr")},
+    "space": {
+        "optim.lr": {"low": 1e-4, "high": 3e-2, "log": True},
+        "loss.gamma2": {"low": 1e-4, "high": 1e-1, "log": True},
+        "model.heads": {"choices": [1, 2, 4]},
+    },
+    "sampler": {"kind": "tpe", "startup_trials": 4, "seed": 0},
+    "scheduler": {"kind": "asha", "grace_epochs": 1, "reduction": 2, "max_epochs": 4},
+    "trials": 6,
+    "confirm": {"finalists": 2, "seeds": [0, 1]},
+}
+"""A plan file's values for `tiny_corpus`; its baseline trains as `tiny_config` but for `optim.lr`."""
+
+
+def make_plan(**changes):
+    """`PLAN` with sections replaced."""
+    from tune.space import SearchPlan
+
+    return SearchPlan.from_dict({**PLAN, **changes}, source="plan", folder=Path())
+
+
+@pytest.fixture
+def make_study(tmp_path: Path, tiny_corpus):
+    """Begin, or go on with, the study `tmp_path / name`: `make_study("name", trials=9)`."""
+    import optuna
+
+    from tune.journal import DataSource, Study
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def make(name: str = "study", **changes):
+        return Study.start(tmp_path / name, make_plan(**changes), DataSource.of(tiny_corpus, "tiny.safetensors"), {})
+
+    return make

@@ -531,7 +531,8 @@ def dag_layer_parameters(module: torch.nn.Module, m: int, query: Tensor, bias: T
     d = module.key.shape[1]
     below_weight, below_bias = module.below_weight[m].T, module.below_bias[m, 0]  # [6d, d], [6d]
     message_weight, message_bias = module.message_weight[m].T, module.message_bias[m, 0]
-    c, p = slice(0, 3 * d), slice(3 * d, 6 * d)
+    gates = torch.arange(6 * d).view(3, 2, d)  # r, z, n of the cells c, p
+    c, p = gates[:, 0].flatten(), gates[:, 1].flatten()
     return DagLayer(
         key=module.key[m, :, 0],
         query=query,

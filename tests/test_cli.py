@@ -119,8 +119,8 @@ def test_import(meld_folder, tmp_path, lfvd):
 
 
 def test_options_are_part_of_the_config(tiny_file, tmp_path, lfvd):
-    preset, extra = ["--set", "run.epochs=1"], ["--patience", 7, "--device", "cpu", "--seeds", "3,5"]
-    code, _, _ = lfvd("train", "meld", "--data", tiny_file, *SETTINGS, *preset[2:], *extra, "--out", tmp_path / "r")
+    extra = ["--patience", 7, "--device", "cpu", "--seeds", "3,5"]
+    code, _, _ = lfvd("train", "meld", "--data", tiny_file, *SETTINGS, *extra, "--out", tmp_path / "r")
     assert code == 0
     expected = Config.from_yaml("meld").with_values({**TINY, "run.patience": 7})
     assert Config.from_yaml(tmp_path / "r" / "config.yaml") == expected

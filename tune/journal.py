@@ -60,9 +60,14 @@ class Study:
         path = str(folder / "journal.log")
         # The default lock links a file, which some shared file systems lack; an exclusive open works on all.
         backend = JournalFileBackend(path, lock_obj=JournalFileOpenLock(path))
-        self.optuna = optuna.create_study(
-            storage=JournalStorage(backend), study_name=folder.name, direction="maximize", load_if_exists=True
-        )
+        storage = JournalStorage(backend)
+        # One study a journal, under the name it began with: the folder may have been renamed, and a reader writes nothing.
+        if names := optuna.get_all_study_names(storage):
+            self.optuna = optuna.load_study(storage=storage, study_name=names[0])
+        else:
+            self.optuna = optuna.create_study(
+                storage=storage, study_name=folder.name, direction="maximize", load_if_exists=True
+            )
 
     @classmethod
     def start(cls, folder: Path, plan: SearchPlan, data: DataSource, info: Mapping[str, Any]) -> Study:
@@ -72,7 +77,7 @@ class Study:
             differing = _differences(found.plan, plan)
             if found.data.fingerprint != data.fingerprint:
                 differing.append(f"the data ({found.data.fingerprint[:12]} there, {data.fingerprint[:12]} here)")
-            if differing:
+            if differing and found.optuna.get_trials(deepcopy=False):
                 raise StudyError(
                     f"{folder}: holds a study of another plan, which differs in {', '.join(differing)}: "
                     "choose another --name, or go on with the old plan"
@@ -181,8 +186,9 @@ def _flat(plan: SearchPlan) -> dict[str, Any]:
 def _append(path: Path, record: Mapping[str, Any]) -> None:
     """Add one JSON line and force it to disk: what was told is never lost."""
     line = json.dumps(record, ensure_ascii=False) + "\n"
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line)
+    with path.open("ab") as file:
+        file.truncate(_whole(path))
+        file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
 
@@ -190,4 +196,16 @@ def _append(path: Path, record: Mapping[str, Any]) -> None:
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    # Only "\n" ends a line (a class name may hold other separators); what follows the last one is still being written.
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def _whole(path: Path) -> int:
+    """Size of a file's whole lines: a full disk or a power cut leaves part of one at the end."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(-1, os.SEEK_END)
+        if not size or file.read(1) == b"\n":
+            return size
+    return path.read_bytes().rfind(b"\n") + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import optuna
 
@@ -14,8 +16,10 @@ def sampler_for(plan: SamplerPlan, trial: int) -> optuna.samplers.BaseSampler:
     if plan.kind == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     if plan.kind == "qmc":
-        # The sequence as a whole is seeded, and its position comes from the study.
-        return optuna.samplers.QMCSampler(seed=plan.seed, scramble=True, warn_independent_sampling=False)
+        with warnings.catch_warnings():  # Optuna calls it experimental, at each trial
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # The sequence as a whole is seeded, and its position comes from the study.
+            return optuna.samplers.QMCSampler(seed=plan.seed, scramble=True, warn_independent_sampling=False)
     if plan.kind == "gp":
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=plan.startup_trials, deterministic_objective=False)
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=plan.startup_trials)

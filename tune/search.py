@@ -76,40 +76,61 @@ class SearchJobs:
         self.states = {t.number: WORDS[t.state] for t in study.trials}
         self.params = {t.number: dict(t.params) for t in study.trials}
         self.ended_here = 0  # trials that ended in this sitting
-        known: dict[int, int] = {}
+        known: dict[int, list[dict[str, Any]]] = {}
+        verdict: dict[int, str | None] = {}
         for record in study.epochs("search"):
-            self.rungs.report(record["trial"], record["epoch"], record[OBJECTIVE])
-            known[record["trial"]] = record["epoch"]
+            verdict[record["trial"]] = self.rungs.report(record["trial"], record["epoch"], record[OBJECTIVE])
+            known.setdefault(record["trial"], []).append(record)
             self._count(record["trial"], record)
         if not study.optuna.get_trials(deepcopy=False):
             study.optuna.enqueue_trial(self.plan.baseline)
-        unfinished = [t for t in study.trials if t.state == TrialState.RUNNING]
-        self.resumable = [(t, known.get(t.number, 0)) for t in unfinished]
+        self.resumable: list[Running] = []
+        for frozen in study.trials:
+            if frozen.state == TrialState.RUNNING:
+                self._catch_up(frozen, known.get(frozen.number, []), verdict.get(frozen.number))
+
+    def _catch_up(self, frozen: FrozenTrial, records: list[dict[str, Any]], reason: str | None) -> None:
+        """Put an unfinished trial among those to go on with. A sitting may have died between an epoch's line and Optuna."""
+        if frozen.params.keys() != self.plan.space.keys():  # it died while the sampler was asked
+            self.study.optuna.sampler = sampler_for(self.plan.sampler, frozen.number)
+        running = self._running(optuna.Trial(self.study.optuna, frozen._trial_id))
+        for key, parameter in self.plan.space.items():
+            running.trial._suggest(key, parameter.distribution)  # a value that it has stays
+        for record in records:
+            running.epochs, running.best = record["epoch"], record[OBJECTIVE]
+            if running.epochs not in frozen.intermediate_values:
+                running.trial.report(running.best, running.epochs)
+        if reason:
+            self.running[_name(running.trial)] = running
+            self._stop(_name(running.trial), reason)
+        else:
+            self.resumable.append(running)
 
     def next(self) -> Job | None:
         """An unfinished trial to go on with, else a new one."""
         if self.stopping():
             return None
         if self.resumable:
-            frozen, epochs = self.resumable.pop(0)
-            best = max(frozen.intermediate_values.values(), default=-math.inf)
-            return self._job(optuna.Trial(self.study.optuna, frozen._trial_id), epochs=epochs, best=best)
+            return self._job(self.resumable.pop(0))
         number = len(self.study.trials)
         if number >= self.plan.trials:
             return None
         self.study.optuna.sampler = sampler_for(self.plan.sampler, number)
         trial = self.study.optuna.ask({key: p.distribution for key, p in self.plan.space.items()})
-        return self._job(trial)
+        return self._job(self._running(trial))
 
-    def _job(self, trial: optuna.Trial, *, epochs: int = 0, best: float = -math.inf) -> Job:
+    def _running(self, trial: optuna.Trial) -> Running:
         seed = training_seed(self.plan.sampler, trial.number, taken=self.plan.confirm.seeds)
-        name = f"trial{trial.number}"
+        return Running(trial=trial, seed=seed)
+
+    def _job(self, running: Running) -> Job:
+        trial, name = running.trial, _name(running.trial)
         self.states[trial.number], self.params[trial.number] = "running", dict(trial.params)
-        self.running[name] = Running(trial=trial, seed=seed, epochs=epochs, best=best)
+        self.running[name] = running
         return Job(
             name=name,
             config=self.plan.config_of(trial.params),
-            seed=seed,
+            seed=running.seed,
             checkpoint=str(self.study.checkpoint(name).absolute()),
             gpu=self.plan.resources.gpu,
         )
@@ -145,9 +166,12 @@ class SearchJobs:
         trial.report(value, epoch)
         reason = self.rungs.report(trial.number, epoch, value)
         if reason:
-            trial.set_user_attr(STOPPED, reason)
-            self._tell(job, TrialState.PRUNED)
+            self._stop(job.name, reason)
         return reason
+
+    def _stop(self, name: str, reason: str) -> None:
+        self.running[name].trial.set_user_attr(STOPPED, reason)
+        self._tell(name, TrialState.PRUNED)
 
     def _count(self, trial: int, record: dict[str, Any]) -> None:
         self.spent.epochs += 1
@@ -157,19 +181,23 @@ class SearchJobs:
     def finished(self, job: Job) -> None:
         """The trial ran to its end: its value is the best validation W-F1."""
         best = self.running[job.name].best
-        self._tell(job, TrialState.COMPLETE, best)
+        self._tell(job.name, TrialState.COMPLETE, best)
 
     def failed(self, job: Job, reason: str) -> None:
         """The trial broke: FAIL, so that the sampler learns nothing from it."""
         self.running[job.name].trial.set_user_attr(FAILED, reason)
-        self._tell(job, TrialState.FAIL)
+        self._tell(job.name, TrialState.FAIL)
 
-    def _tell(self, job: Job, state: TrialState, value: float | None = None) -> None:
-        running = self.running.pop(job.name)
+    def _tell(self, name: str, state: TrialState, value: float | None = None) -> None:
+        running = self.running.pop(name)
         self.study.optuna.tell(running.trial, value, state=state)
         self.states[running.trial.number] = WORDS[state]
         self.ended_here += 1
-        self.study.checkpoint(job.name).unlink(missing_ok=True)
+        self.study.checkpoint(name).unlink(missing_ok=True)
+
+
+def _name(trial: optuna.Trial) -> str:
+    return f"trial{trial.number}"
 
 
 def ranked(study: Study) -> list[FrozenTrial]:

@@ -53,7 +53,10 @@ class Parameter:
         if self.choices:
             return self.choices
         low, high = (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
-        return (low, min(low + 1, high), high) if self.whole else (low, high)
+        if not self.whole:
+            return low, high
+        # Up to 64 every one, since the heads that divide a width need not lie side by side.
+        return tuple(range(int(low), int(high) + 1)) if high - low < 64 else (low, low + 1, high)
 
     def holds(self, value: Any) -> bool:
         """Whether a value lies in the parameter's range or choices."""
@@ -217,9 +220,14 @@ class _Reader:
 
     def _section(self, name: str) -> Any:
         cls = _SECTIONS[name]
-        special = {"resources.max_concurrent": _max_concurrent, "budget.wall": _wall, "confirm.seeds": _seeds}
         own = {f.name for f in dataclasses.fields(cls)}
         specs = specs_of(cls, name)
+        special = {
+            "resources.max_concurrent": _max_concurrent,
+            "resources.gpu": lambda value: specs["resources.gpu"].problem(value) or _gpu(value),
+            "budget.wall": _wall,
+            "confirm.seeds": _seeds,
+        }
         good: dict[str, Any] = {}
         for short, raw in self._mapping(name).items():
             key = f"{name}.{short}"
@@ -310,11 +318,14 @@ class _Reader:
             if not parameter.holds(base):
                 self.problems.append(
                     f"`space.{parameter.key}` leaves out the base's own value {base!r}, which is the first trial of every "
-                    "search: widen it, or set another base value under `set`"
+                    "search: widen it, or take another base"
                 )
         tangled = [plan.space[k] for k in _ENTANGLED if k in plan.space]
+        before = len(self.problems)
         for values in itertools.product(*(p.ends() for p in tangled)):
             self._try(plan, {p.key: v for p, v in zip(tangled, values, strict=True)})
+            if len(self.problems) > before and any(p.whole for p in tangled):
+                break  # a range can be wrong in dozens of values
 
     def _try(self, plan: SearchPlan, values: dict[str, Any]) -> None:
         try:
@@ -350,6 +361,14 @@ def _max_concurrent(value: Any) -> str | None:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return None
     return f"the value of `resources.max_concurrent` is {value!r}, but must be auto or a whole number, at least 1"
+
+
+def _gpu(value: float) -> str | None:
+    if value <= 1 or value == int(value):
+        return None
+    return (
+        f"the value of `resources.gpu` is {value!r}, but must be a share of one GPU or a whole number: try {int(value)}"
+    )
 
 
 def _seeds(value: Any) -> str | None:

@@ -5,7 +5,7 @@ with Tracker(study, uri) as tracker: …; tracker.problem       the same every t
 
 One experiment a study. Its runs: `trial 7` for each trial of the search; `finalist: trial 7` with the averages over seeds;
 below each finalist `trial 7, seed 2` for each seed. The tag `lfvd.key` says which is which, and is looked for before a run
-is made: so a crash at any point leaves one run for each, and nothing of MLflow is needed to go on. The study is only read.
+is made: a crash at any point leaves one run for each, and going on needs nothing of MLflow. The study is only read.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,32 +31,35 @@ from tune.journal import OBJECTIVE, Study
 from tune.sampler import training_seed
 from tune.search import FAILED, STOPPED
 
-MOST_IN_A_BATCH = 1000
-"""Metrics that MLflow takes at once."""
+MOST, LONGEST = 1000, 5000
+"""Metrics that MLflow takes at once; characters of a tag that it keeps."""
+
+Epochs = list[dict[str, Any]]
+"""Records of epochs.jsonl."""
 
 
 class TrackingError(InputError):
-    """MLflow cannot be reached, or refuses: nothing is lost, what is missing is sent by a later sync."""
+    """MLflow cannot be reached, or refuses: nothing is lost, a later sync sends what is missing."""
 
 
 def default_uri(results: Path) -> str:
-    """The database `mlflow.db` beside the studies; artifacts lie in `mlartifacts` there."""
+    """The database `mlflow.db` beside the studies; artifacts go to `mlartifacts` there."""
     return f"sqlite:///{results.absolute() / 'mlflow.db'}"
 
 
 def sync(study: Study, uri: str) -> None:
-    """Bring MLflow to what the study says now; trials that are not finished count as interrupted. Raises TrackingError."""
+    """Bring MLflow to what the study says now; what is not finished counts as interrupted. Raises TrackingError."""
     try:
         _Sender(study, uri).update(live=False)
-    except _errors() as error:
+    except Exception as error:
         raise TrackingError(_sentence(study, uri, error)) from error
 
 
 class Tracker:
     """Syncs every `every` seconds in a thread, and once more at the end, for at most `patience` seconds.
 
-    A server that is down or slow holds up nothing: `problem` then says so in one sentence, until it works again; after the
-    end it says what the user has to do.
+    A server that is down or slow holds up nothing: `problem` says so in one sentence until it works again; after the end,
+    it says what is left to do.
     """
 
     def __init__(self, study: Study, uri: str, *, every: float = 10.0, patience: float = 30.0) -> None:
@@ -64,6 +67,7 @@ class Tracker:
         self.problem: str | None = None
         self._sender: _Sender | None = None
         self._stop = threading.Event()
+        # A daemon: a server that never answers must not keep the process alive.
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     def __enter__(self) -> Self:
@@ -74,18 +78,16 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        # A second Ctrl-C means at once.
-        self._thread.join(min(self.patience, 3.0) if kind is KeyboardInterrupt else self.patience)
+        at_once = kind is KeyboardInterrupt  # Ctrl-C for the second time
+        self._thread.join(min(3.0, self.patience) if at_once else self.patience)
         if self._thread.is_alive():
-            self.problem = f"{_shown(self.uri)}: MLflow is too slow to wait for: {_remedy(self.study)}"
+            self.problem = f"MLflow at {_shown(self.uri)} is too slow to wait for: {_remedy(self.study)}"
 
     def _work(self) -> None:
         last = False
         while not last:
             last = self._stop.is_set()
-            problem = self._attempt(live=not last)
-            if not self._stop.is_set() or last:
-                self.problem = problem
+            self.problem = self._attempt(live=not last)
             self._stop.wait(self.every)
 
     def _attempt(self, *, live: bool) -> str | None:
@@ -93,7 +95,7 @@ class Tracker:
             self._sender = self._sender or _Sender(self.study, self.uri)
             self._sender.update(live=live)
         except Exception as error:
-            self._sender = None  # what has arrived is uncertain: ask MLflow anew
+            self._sender = None  # what arrived is uncertain: the next attempt asks MLflow
             return _sentence(self.study, self.uri, error)
         return None
 
@@ -109,59 +111,341 @@ class Run:
     params: dict[str, Any]
     tags: dict[str, str]
     status: str
-    """RUNNING only while it really runs; what was interrupted and will go on is SCHEDULED."""
+    """RUNNING only while it really runs; SCHEDULED where it was interrupted and can go on."""
     start: datetime | None = None
-    """None: its training seconds ago."""
+    """None: `seconds` before it is first sent."""
     seconds: float
-    """Training time; the run's duration."""
-    epochs: list[dict[str, Any]] = field(default_factory=list)
+    """Training time, which MLflow shows as the duration."""
+    epochs: Epochs = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
-    """Metrics beside those of the epochs."""
+    """Metrics beside those of the epochs, with `step`."""
     step: int = 0
-    """The step of `figures`."""
 
 
 def runs_of(study: Study, *, live: bool) -> list[Run]:
     """All runs that a study has now, parents before children; live: its driver is at work."""
     records = study.epochs()
-    at_work = (records[-1]["stage"] if records else "search") if live else None
-    epochs: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+    # Search and confirmation take turns: the last epoch tells which of them is at work.
+    stage = (records[-1]["stage"] if records else "search") if live else None
+    epochs: dict[tuple[str, int, int], Epochs] = {}
     for record in records:
         epochs.setdefault((record["stage"], record["trial"], record["seed"]), []).append(record)
-    trials = []
+    runs = []
     for trial in study.trials:
         seed = training_seed(study.plan.sampler, trial.number, taken=study.plan.confirm.seeds)
-        trials.append(_trial(study, trial, seed, epochs.get(("search", trial.number, seed), []), at_work == "search"))
-    confirming = {(number, seed): found for (stage, number, seed), found in epochs.items() if stage == "confirm"}
-    return trials + list(_finalists(study, confirming, at_work == "confirm"))
+        runs.append(_trial(study, trial, seed, epochs.get(("search", trial.number, seed), []), stage == "search"))
+    return [*runs, *_Confirmation(study, epochs, stage == "confirm").runs()]
 
 
-def _trial(study: Study, trial: FrozenTrial, seed: int, epochs: list[dict[str, Any]], at_work: bool) -> Run:
-    # A stopped trial did what it should: MLflow's KILLED has the same red cross as FAILED.
+def _trial(study: Study, trial: FrozenTrial, seed: int, epochs: Epochs, at_work: bool) -> Run:
+    # A stopped trial did what it should: MLflow's KILLED has the red cross of FAILED.
     ended = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
-    state = trial.state.name.lower() if trial.state.is_finished() or at_work else "interrupted"
-    reasons = {k: str(trial.user_attrs[k]) for k in (STOPPED, FAILED) if k in trial.user_attrs}
+    reasons = {k: str(trial.user_attrs[k])[:LONGEST] for k in (STOPPED, FAILED) if k in trial.user_attrs}
+    state = trial.state.name.lower() if trial.state in ended else _unfinished(at_work)[0]
     return Run(
         key=f"trial{trial.number}",
         name=_name(trial.number),
         params={**trial.params, "seed": seed},
-        tags={**_common(study), "stage": "search", "state": state, **reasons},
-        status=ended.get(trial.state, "RUNNING" if at_work else "SCHEDULED"),
+        tags={**_origin(study), "stage": "search", "state": state, **reasons},
+        status=ended.get(trial.state, _unfinished(at_work)[1]),
         start=trial.datetime_start,
-        seconds=_seconds(epochs),
+        seconds=sum(r["seconds"] for r in epochs),
         epochs=epochs,
     )
 
 
-def _finalists(study: Study, epochs: dict[tuple[int, int], list[dict[str, Any]]], at_work: bool) -> Iterator[Run]:
-    """Each finalist that has begun, followed by its seeds."""
-    done = {(run["trial"], run["seed"]): run for run in study.confirmed()}
-    tests = _tests(study)
-    for number in dict.fromkeys(number for number, _ in [*done, *epochs]):
-        begun = [s for s in study.plan.confirm.seeds if (number, s) in epochs or (number, s) in done]
-        seeds = [_seed(study, number, s, epochs.get((number, s), []), (number, s) in done, at_work) for s in begun]
-        scores = [[done[number, s] for s in begun if (number, s) in done]]
-        scores.append([tests[number, s] for s in begun if (number, s) in tests])
-        yield _finalist(study, number, seeds, scores, at_work)
-        for run, seed in zip(seeds, begun, strict=True):
-            yield run if (number, seed) not in tests else _with(run, tests[number, seed])
+class _Confirmation:
+    """The runs of the finalists and of their seeds."""
+
+    def __init__(self, study: Study, epochs: dict[tuple[str, int, int], Epochs], at_work: bool) -> None:
+        self.study, self.at_work = study, at_work
+        self.epochs = {(trial, seed): found for (stage, trial, seed), found in epochs.items() if stage == "confirm"}
+        self.done = {(run["trial"], run["seed"]): run for run in study.confirmed()}
+        self.tests: dict[tuple[int, int], dict[str, float]] = {}
+        for look in study.looks():
+            for trial, rows in look["scores"].items():
+                self.tests |= {(int(trial), seed): row for seed, row in zip(look["seeds"], rows, strict=True)}
+        best = study.folder / "best.yaml"
+        self.winner = read_yaml(best).get("provenance", {}).get("trial") if best.is_file() else None
+
+    def runs(self) -> Iterator[Run]:
+        """Each finalist that has begun, then its seeds."""
+        for trial in dict.fromkeys(trial for trial, _ in [*self.done, *self.epochs]):
+            seeds = [s for s in self.study.plan.confirm.seeds if (trial, s) in self.epochs or (trial, s) in self.done]
+            runs = [self.seed(trial, s) for s in seeds]
+            yield self.finalist(trial, runs, sum(run.seconds for run in runs))
+            yield from runs
+
+    def seed(self, trial: int, seed: int) -> Run:
+        """One confirmed run: its epochs and, once opened, its test scores."""
+        run, epochs = self.done.get((trial, seed)), self.epochs.get((trial, seed), [])
+        state, status = ("complete", "FINISHED") if run else _unfinished(self.at_work)
+        return Run(
+            key=f"finalist{trial}-seed{seed}",
+            name=f"trial {trial}, seed {seed}",
+            parent=f"finalist{trial}",
+            params={**self.study.trials[trial].params, "seed": seed},
+            tags={**_origin(self.study), "stage": "seed", "state": state},
+            status=status,
+            seconds=sum(r["seconds"] for r in epochs),
+            epochs=epochs,
+            figures=self.tests.get((trial, seed), {}),
+            step=run["best_epoch"] if run else 0,
+        )
+
+    def finalist(self, trial: int, seeds: list[Run], seconds: float) -> Run:
+        """The averages over the seeds done so far."""
+        keys = [(trial, run.params["seed"]) for run in seeds if run.status == "FINISHED"]
+        planned = len(self.study.plan.confirm.seeds)
+        state, status = ("complete", "FINISHED") if len(keys) == planned else _unfinished(self.at_work)
+        averages = [_Average(rows) for rows in ([self.done[k] for k in keys], [self.tests.get(k, {}) for k in keys])]
+        tags = {"stage": "finalist", "state": state, "mlflow.note.content": _note(averages, len(keys), planned)}
+        if self.winner is not None:
+            tags["winner"] = str(trial == self.winner).lower()
+        return Run(
+            key=f"finalist{trial}",
+            name=f"finalist: {_name(trial)}" + (", winner" if trial == self.winner else ""),
+            params=self.study.trials[trial].params,
+            tags={**_origin(self.study), **tags},
+            status=status,
+            seconds=seconds,
+            figures={**averages[0].figures(), **averages[1].figures(), "seeds": len(keys)},
+            step=len(keys),
+        )
+
+
+class _Average:
+    """Mean and spread over seeds of W-F1, accuracy and the F1 of each class, of one split; empty where a row is."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        scores = [{k: v for k, v in row.items() if re.match(r"(val|test)/(wf1$|acc$|f1/)", k)} for row in rows]
+        self.mean, self.std = mean_std(scores) if scores and all(scores) else ({}, {})
+
+    def figures(self) -> dict[str, float]:
+        """As metrics: `val/wf1_mean`, `val/acc_mean`, `val/f1/<class>_mean`, `val/wf1_std`."""
+        means = {f"{name}_mean": value for name, value in self.mean.items()}
+        return means | {f"{name}_std": value for name, value in self.std.items() if name.endswith("/wf1")}
+
+    def cells(self) -> dict[str, str]:
+        """As percent: metric without its split → `53.21 ± 0.60`."""
+        return {k.split("/", 1)[1]: f"{100 * v:.2f} ± {100 * self.std[k]:.2f}" for k, v in self.mean.items()}
+
+
+def _note(averages: list[_Average], seeds: int, planned: int) -> str:
+    """What MLflow shows on a finalist's page."""
+    validation, test = (average.cells() for average in averages)
+    head = f"**W-F1 {validation.get('wf1', '–')} on validation, {test.get('wf1', '–')} on test**"
+    rows = [f"| {_label(name)} | &emsp;{cell} | &emsp;{test.get(name, '–')} |" for name, cell in validation.items()]
+    table = ["", "| | &emsp;validation | &emsp;test |", "|---|---|---|", *rows] if rows else []
+    return "\n".join([f"{head} (mean ± standard deviation over {seeds} of {planned} seeds, in %)", *table])
+
+
+def _summary(study: Study, runs: list[Run]) -> str:
+    """What MLflow shows at the head of the experiment: the answer in the first line, then where to find what."""
+    finalists = [run for run in runs if run.tags["stage"] == "finalist"]
+    finalists.sort(key=lambda run: run.figures.get("val/wf1_mean", 0.0), reverse=True)
+    cells = {run.key: _wf1(run.figures) for run in finalists}
+    rows = [f"| {run.name} | &emsp;{run.figures['seeds']} | &emsp;{cells[run.key]} |" for run in finalists]
+    table = ["| | &emsp;seeds | &emsp;W-F1, mean ± standard deviation over seeds |", "|---|---|---|", *rows]
+    answer = [run for run in finalists if run.tags.get("winner") == "true"]
+    answer += [run for run in finalists if run.key == f"finalist{BASELINE}" and run not in answer]
+    said = "; ".join(f"{run.name.removeprefix('finalist: ')}: W-F1 {cells[run.key]}" for run in answer)
+    return "\n".join([f"**{said or 'Nothing is confirmed yet'}**", "", *table, "", _GUIDE.format(**_origin(study))])
+
+
+def _wf1(figures: dict[str, float]) -> str:
+    cells = [
+        f"{100 * figures[f'{split}/wf1_mean']:.2f} ± {100 * figures[f'{split}/wf1_std']:.2f} % on {name}"
+        for split, name in (("val", "validation"), ("test", "test"))
+        if f"{split}/wf1_mean" in figures
+    ]
+    return ", ".join(cells) or "–"
+
+
+def _label(name: str) -> str:
+    return {"wf1": "W-F1", "acc": "accuracy"}.get(name, name.replace("f1/", "F1 "))
+
+
+def _name(trial: int) -> str:
+    return f"trial {trial} (baseline)" if trial == BASELINE else f"trial {trial}"
+
+
+def _unfinished(at_work: bool) -> tuple[str, str]:
+    """State and MLflow's status of what has begun and not ended."""
+    return ("running", "RUNNING") if at_work else ("interrupted", "SCHEDULED")
+
+
+def _origin(study: Study) -> dict[str, str]:
+    simulated = ", ".join(study.data.simulated) or "none"
+    return {
+        "data": study.data.name,
+        "simulated": simulated,
+        "fingerprint": study.data.fingerprint,
+        "commit": str(study.info.get("commit", "none")),
+    }
+
+
+class _Sender:
+    """Sends what MLflow lacks; `held` is what it has. After an error it is to be thrown away."""
+
+    def __init__(self, study: Study, uri: str) -> None:
+        self.study, self.uri = study, uri
+        self.client = _client(uri)
+        self.experiment: str | None = None
+        self.summary = ""
+        self.held: dict[str, Any] = {}  # key → MLflow's own Run
+        self.epoch: dict[str, int] = {}  # key → last epoch that it has
+        self.files: dict[Path, int] = {}
+
+    def update(self, *, live: bool) -> None:
+        """Send what is missing."""
+        runs = runs_of(self.study, live=live)
+        if not runs:
+            return
+        self.experiment = self.experiment or self._experiment()
+        for run in runs:
+            if run.key not in self.held:
+                self.held[run.key] = self._find(run) or self._create(run)
+            if self.held[run.key].info.lifecycle_stage == "active":  # what a person deleted stays so
+                self._send(run, self.held[run.key])
+        summary = _summary(self.study, runs)
+        if summary != self.summary:
+            self.client.set_experiment_tag(self.experiment, "mlflow.note.content", summary)
+            self.summary = summary
+
+    def _experiment(self) -> str:
+        """The study's experiment; a name that another study took before, or that was deleted, gets the start's time."""
+        began = self.study.trials[0].datetime_start
+        assert began is not None, "a trial that is no longer waiting has begun"
+        mark = began.astimezone(UTC).isoformat()
+        for name in (self.study.name, f"{self.study.name} ({began:%Y-%m-%d %H:%M:%S})"):
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                return self._new_experiment(name, mark)
+            if found.tags.get("lfvd.study") == mark and found.lifecycle_stage == "active":
+                self.summary = found.tags.get("mlflow.note.content", "")
+                return str(found.experiment_id)
+        raise TrackingError(f"the experiment `{name}` was deleted there: restore it")
+
+    def _new_experiment(self, name: str, mark: str) -> str:
+        local = not self.uri.startswith(("http:", "https:", "databricks"))
+        place = (self.study.folder.absolute().parent / "mlartifacts" / self.study.name).as_uri() if local else None
+        tags = {
+            "lfvd.study": mark,
+            "mlflow.experimentKind": "custom_model_development",  # else its pages are about chat traces
+        }
+        return str(self.client.create_experiment(name, artifact_location=place, tags=tags))
+
+    def _find(self, run: Run) -> Any | None:
+        found = self.client.search_runs([self.experiment], f"tags.`lfvd.key` = '{run.key}'", run_view_type=3)
+        if found and run.epochs and found[0].info.lifecycle_stage == "active":
+            history = self.client.get_metric_history(found[0].info.run_id, OBJECTIVE)
+            self.epoch[run.key] = max((point.step for point in history), default=0)
+        return found[0] if found else None
+
+    def _create(self, run: Run) -> Any:
+        tags = {"lfvd.key": run.key, **run.tags}
+        if run.parent:
+            tags["mlflow.parentRunId"] = self.held[run.parent].info.run_id
+        start = int(1000 * (run.start.timestamp() if run.start else time.time() - run.seconds))
+        if run.start is None:  # MLflow lists the newest first: finalists before trials
+            start = max(start, *(1 + held.info.start_time for held in self.held.values()))
+        return self.client.create_run(self.experiment, start, tags, run.name)
+
+    def _send(self, run: Run, held: Any) -> None:
+        """Bring one run up to date; its status last, so that an ended run is a whole one."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        run_id, data, now = held.info.run_id, held.data, int(1000 * time.time())
+        figures = {_metric(k): v for k, v in run.figures.items() if math.isfinite(v)}
+        metrics = [Metric(k, v, now, run.step) for k, v in figures.items() if data.metrics.get(k) != v]
+        params = [Param(k, str(v)) for k, v in run.params.items() if k not in data.params]
+        tags = [RunTag(k, v) for k, v in run.tags.items() if data.tags.get(k) != v]
+        self.client.log_batch(run_id, metrics, params, tags, synchronous=True)  # sends nothing where all are empty
+        epochs = self._send_epochs(run, held)
+        if run.tags.get("winner") == "true":
+            self._send_files(run_id)
+        renamed, moved = held.info.run_name != run.name, held.info.status != run.status
+        if moved and run.status in ("FINISHED", "FAILED"):
+            self.client.set_terminated(run_id, run.status, held.info.start_time + int(1000 * run.seconds))
+        if renamed or moved:
+            self.client.update_run(run_id, run.status, run.name)
+        if metrics or params or tags or epochs or renamed or moved:
+            self.held[run.key] = self.client.get_run(run_id)
+
+    def _send_epochs(self, run: Run, held: Any) -> bool:
+        """Whole epochs only, so that the last step tells what has arrived."""
+        from mlflow.entities import Metric
+
+        batches: list[list[Metric]] = [[]]
+        seconds = 0.0
+        for record in run.epochs:
+            # Made of what is written down, not of the clock: MLflow ignores a point that it has already.
+            seconds += record["seconds"]
+            when, epoch = held.info.start_time + int(1000 * seconds), record["epoch"]
+            if epoch > self.epoch.get(run.key, 0):
+                scores = {_metric(k): v for k, v in record.items() if k.startswith(("val/", "train/"))}
+                if len(batches[-1]) + len(scores) > MOST:
+                    batches.append([])
+                batches[-1] += [Metric(k, v, when, epoch) for k, v in scores.items()]
+        for batch in batches:
+            self.client.log_batch(held.info.run_id, metrics=batch, synchronous=True)
+        if batches[-1]:
+            self.epoch[run.key] = run.epochs[-1]["epoch"]
+        return bool(batches[-1])
+
+    def _send_files(self, run_id: str) -> None:
+        """best.yaml, the report and the figures, again where they changed."""
+        names = ("best.yaml", "report.html", "*.png")
+        for path in sorted(path for name in names for path in self.study.folder.glob(name)):
+            changed = path.stat().st_mtime_ns
+            if self.files.get(path) != changed:
+                self.client.log_artifact(run_id, str(path))
+                self.files[path] = changed
+
+
+_GUIDE = """Hyperparameter search on {data} (simulated modalities: {simulated}).
+Averages over fresh seeds: the runs `finalist: …`, or the filter `tags.stage = "finalist"`, with `val/wf1_mean`,
+`test/wf1_mean` and so on; below each, a run for each seed. The winner's run holds best.yaml.
+Trials of the search, one seed each: `tags.stage = "search"`; `tags.state` is complete, pruned (stopped at a rung: see
+`tags.stopped`), fail (see `tags.failure`), running or interrupted."""
+
+
+def _metric(name: str) -> str:
+    """A metric's name with what MLflow does not allow, such as a bracket in a class, replaced."""
+    return re.sub(r"[^\w./: -]", "_", name)
+
+
+def _client(uri: str) -> Any:
+    """MLflow's client: quiet, sending nothing home, and quick to give up, since the next sync tries again."""
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "ERROR"}
+    quiet["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    for key, value in {**quiet, **quick}.items():
+        os.environ.setdefault(key, value)
+    # MLflow's own use of SQLAlchemy; not undone after the import, since undoing would race with other threads.
+    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def _sentence(study: Study, uri: str, error: Exception) -> str:
+    """What went wrong and what to do, without passwords."""
+    text = " ".join(str(error).split())
+    if "Invalid Host header" in text:
+        host = re.sub(r"^\w+://|[:/].*$", "", re.sub(r"//[^/@]*@", "//", uri))
+        problem = f"refuses the host name (403): start it with `--allowed-hosts {host}`, or name it by its IP address"
+    else:
+        cause = re.search(r"\[Errno -?\d+\] [\w ]+", text)
+        problem = f"does not work ({_shown(cause[0] if cause else text[:200] or type(error).__name__)})"
+    return f"MLflow at {_shown(uri)} {problem}; {_remedy(study)}"
+
+
+def _shown(text: str) -> str:
+    """Without user and password of an address."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+def _remedy(study: Study) -> str:
+    return f"the search goes on, and `lfvd-tune sync {study.name}` sends later what is missing"

@@ -1,0 +1,83 @@
+"""What scheduling costs: 50 one-second jobs on two slots, `python tests/benchmarks/overhead.py`. Ideal: 25 s."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import ray.tune as ray_tune
+
+from lfvd.config import Config
+from lfvd.corpus import Corpus, CorpusInfo
+from tune import pool
+from tune.space import ResourcesPlan
+from tune.trial import Job
+
+JOBS, SLOTS = 50, 2
+
+
+def one_second(config: dict[str, Any], corpus: Corpus) -> None:
+    """Stands in for tune.trial.run_job: imports what it imports, sleeps, reports one epoch."""
+    import lfvd.trainer  # noqa: F401 (a worker pays for torch once)
+
+    time.sleep(1)
+    ray_tune.report({"record": "{}"})
+
+
+class Jobs:
+    """A source of equal jobs."""
+
+    def __init__(self) -> None:
+        self.left, self.done = JOBS, 0
+
+    def next(self) -> Job | None:
+        """The next of the jobs."""
+        if not self.left:
+            return None
+        self.left -= 1
+        return Job(name=f"job{self.left}", config=Config(), seed=0, checkpoint="", gpu=0.0)
+
+    def exhausted(self) -> bool:
+        """All started."""
+        return not self.left
+
+    def stopping(self) -> bool:
+        """Never."""
+        return False
+
+    def report(self, job: Job, record: dict[str, Any]) -> str | None:
+        """Nothing to decide."""
+        return None
+
+    def finished(self, job: Job) -> None:
+        """Count."""
+        self.done += 1
+
+    def failed(self, job: Job, reason: str) -> None:
+        """No job may fail here."""
+        raise AssertionError(reason)
+
+
+def main() -> None:
+    """Print the wall time from Ray being up to the last job's end."""
+    corpus = Corpus(
+        info=CorpusInfo(name="empty", classes=("a",), dialogues=("0",)),
+        features={"l": np.zeros((1, 1), np.float32)},
+        label=np.zeros(1, np.int64),
+        speaker=np.zeros(1, np.int64),
+        offset=np.array([0, 1]),
+        split=np.zeros(1, np.int64),
+    )
+    pool.run_job = one_second
+    resources = ResourcesPlan(cpu=1, max_concurrent=SLOTS)
+    with pool.cluster(resources):
+        start, jobs = time.perf_counter(), Jobs()
+        pool.run_jobs(jobs, corpus, resources)
+        print(
+            f"{jobs.done} jobs of 1 s on {SLOTS} slots: {time.perf_counter() - start:.1f} s (ideal {JOBS / SLOTS:.0f} s)"
+        )
+
+
+if __name__ == "__main__":
+    main()
