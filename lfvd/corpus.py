@@ -69,7 +69,7 @@ class Corpus:
     def open(cls, path: str | Path) -> Corpus:
         """Map a canonical file. Raises CorpusError where it is missing, foreign, truncated or inconsistent.
 
-        Looks at the small arrays only; `check_features` looks at every value.
+        Looks at the small arrays only; `load` looks at every value.
         """
         path = Path(path)
         if not path.is_file():
@@ -97,6 +97,15 @@ class Corpus:
         problems = corpus.problems()
         if problems:
             raise CorpusError(f"{path}: " + "; ".join(problems))
+        return corpus
+
+    @classmethod
+    def load(cls, path: str | Path) -> Corpus:
+        """Map a canonical file and look at every value. Raises CorpusError, also where the content was changed."""
+        corpus = cls.open(path)
+        corpus.check_features(str(path))
+        if corpus.content_hash() != corpus.fingerprint:
+            raise CorpusError(f"{path}: its content does not match its `fingerprint`: import the data again")
         return corpus
 
     def save(self, path: str | Path) -> Corpus:

@@ -323,3 +323,16 @@ def test_header_holds_no_code_and_no_machine_path(tmp_path):
     with safe_open(tmp_path / "c", framework="np") as file:
         assert list(file.metadata()) == [FORMAT]
         assert str(tmp_path) not in file.metadata()[FORMAT]
+
+
+def test_changed_content_is_refused(tmp_path):
+    """A file whose arrays were edited by other means keeps its old fingerprint in the header."""
+    path = tmp_path / "changed.safetensors"
+    make().save(path)
+    with safe_open(path, framework="np") as file:
+        header, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    arrays["language"] = arrays["language"] + 1
+    save_file(arrays, path, metadata=header)
+    Corpus.open(path)
+    with pytest.raises(CorpusError, match="its content does not match its `fingerprint`: import the data again"):
+        Corpus.load(path)

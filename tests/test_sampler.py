@@ -17,7 +17,7 @@ from tune.space import MAX_SEED, SamplerPlan
 def grow(study: Study, upto: int) -> None:
     """Trials whose value depends on their parameters; every third is stopped early, every fifth fails."""
     while len(study.trials) < upto:
-        trial = study.optuna.ask if False else suggest(study)
+        trial = suggest(study)
         value = 1 - abs(trial.params["optim.lr"] - 1e-3)
         trial.report(value, 1)
         if trial.number % 5 == 4:

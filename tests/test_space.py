@@ -138,12 +138,12 @@ BAD = {
         "the value of `space.optim.lr.high` is nan, but must be a number",
     ),
     "float for int": (
-        {"space": {"model.latent": {"low": 1.5, "high": 4}}},
-        "the value of `space.model.latent.low` is 1.5, but must be a whole number",
+        {"space": {"model.dag_speaker_window": {"low": 1.5, "high": 4}}},
+        "the value of `space.model.dag_speaker_window.low` is 1.5, but must be a whole number",
     ),
     "bool for int": (
-        {"space": {"model.latent": {"low": True, "high": 4}}},
-        "the value of `space.model.latent.low` is True, but must be a whole number",
+        {"space": {"model.dag_speaker_window": {"low": True, "high": 4}}},
+        "the value of `space.model.dag_speaker_window.low` is True, but must be a whole number",
     ),
     "log is a number": (
         {"space": {"optim.lr": {**LR, "log": 1}}},
@@ -188,7 +188,7 @@ BAD = {
         "space: the value of `optim.lr` is 0.0, but must be above 0 and at most 1",
     ),
     "heads do not divide the width": (
-        {"space": {"model.heads": {"choices": [2, 3]}}},
+        {"space": {"model.heads": {"choices": [4, 3]}}},
         "space: the value of `model.heads` is 3, but must divide `model.width` 8: try 2 or 4",
     ),
     "one of the heads in a range": (
@@ -211,7 +211,7 @@ BAD = {
     ),
     "set the epochs": (
         {"set": {"run.epochs": 3}},
-        "`run.epochs` comes from `resources.cpu` or `scheduler.max_epochs`: set it there",
+        "`run.epochs` comes from `resources` and `scheduler.max_epochs`: set it there",
     ),
     "set a bad value": (
         {"set": {"model.width": 7}},
@@ -304,9 +304,9 @@ def test_all_problems_are_shown_together():
         "the value of `trials` is -1, but must be a whole number, at least 1",
         "`space.optim.lr` has low 2 and high 1, but low must be below high: swap them",
         "there is no key `model.depth`: did you mean `model.width`?",
-        "`space.model.heads` leaves out the base's own value 2, which is the first trial of every search: widen it, or "
+        "`space.model.heads` leaves out the base's own value 4, which is the first trial of every search: widen it, or "
         "take another base",
-        "space: the value of `model.heads` is 5, but must divide `model.width` 8: try 4 or 8",
+        "space: the value of `model.heads` is 5, but must divide `model.width` 8: try 2 or 4",
     ]
 
 

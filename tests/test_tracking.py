@@ -143,6 +143,13 @@ def held(uri: str, name: str) -> dict[str, object]:
     return runs
 
 
+def head(uri: str, name: str) -> str:
+    """What stands at the head of an experiment."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri).get_experiment_by_name(name).tags["mlflow.note.content"]
+
+
 def points(uri: str, run: object) -> dict[str, list[tuple[int, float]]]:
     """All points of all metrics of a run."""
     from mlflow import MlflowClient
@@ -208,7 +215,10 @@ def test_averages_are_numpys(study, uri):
     assert runs["trial 3, seed 2"].data.metrics["test/acc"] == scores[3][2]["test/acc"]
     mean_std = f"{100 * wf1.mean():.2f} ± {100 * wf1.std(ddof=1):.2f}"
     tested = f"{100 * test.mean():.2f} ± {100 * test.std(ddof=1):.2f}"
-    assert f"| W-F1 | {mean_std} | {tested} |" in parent.data.tags["mlflow.note.content"]
+    wf1_of_3 = f"W-F1 {mean_std} % on validation, {tested} % on test"
+    note = f"**{wf1_of_3}**: mean ± standard deviation over 5 of 5 seeds"
+    assert parent.data.tags["mlflow.note.content"] == note
+    assert head(uri, study.name).startswith(f"**trial 3, winner: {wf1_of_3}; trial 0 (baseline): W-F1 ")
     winners = {n: r.data.tags["winner"] for n, r in runs.items() if "winner" in r.data.tags}
     assert winners == {"finalist: trial 3, winner": "true", "finalist: trial 0 (baseline)": "false"}
 
@@ -232,6 +242,7 @@ def test_a_finalist_without_any_seed_done(study, uri):
     confirm(study, 0, 0, [0.5], done=False)
     sync(study, uri)
     assert held(uri, study.name)["finalist: trial 0 (baseline)"].data.metrics == {"seeds": 0}
+    assert head(uri, study.name).startswith("**There is no winner yet**")
 
 
 def test_again_sends_nothing(study, uri, monkeypatch):
@@ -245,6 +256,11 @@ def test_again_sends_nothing(study, uri, monkeypatch):
     before = {name: points(uri, run) for name, run in held(uri, study.name).items()}
     for name in ("create_run", "update_run", "set_terminated", "create_experiment", "set_experiment_tag"):
         monkeypatch.setattr(MlflowClient, name, lambda *a, name=name, **k: pytest.fail(f"called {name}"))
+
+    def empty(self, run_id, metrics=(), params=(), tags=(), synchronous=None):
+        assert not [*metrics, *params, *tags]
+
+    monkeypatch.setattr(MlflowClient, "log_batch", empty)
     sync(study, uri)
     assert {name: points(uri, run) for name, run in held(uri, study.name).items()} == before
 
@@ -408,7 +424,7 @@ def test_names_and_texts_that_mlflow_does_not_take(study, uri):
     sync(study, uri)
     run = held(uri, study.name)["trial 0 (baseline)"]
     assert {"val/f1/happy _loud_", "val/f1/traurig_ß"} <= run.data.metrics.keys()
-    sync(study, uri)
+    assert run.data.tags["failure"] == "x" * 5000
 
 
 def closed_port() -> int:
@@ -425,8 +441,9 @@ def test_a_server_that_is_down_costs_nothing(study, uri):
         start = time.monotonic()
     assert time.monotonic() - start < 5
     assert tracker.problem == (
-        f"MLflow at {down.replace('user:secret@', '')} does not work ([Errno 111] Connection refused); the search goes "
-        f"on, and `lfvd-tune sync {study.name}` sends later what is missing"
+        f"MLflow at {down.replace('user:secret@', '')} does not work ([Errno 111] Connection refused); nothing is lost: "
+        f"`lfvd-tune sync {study.name} --results {study.folder.parent} --tracking-uri "
+        f"{down.replace('user:secret@', '')}` sends it later"
     )
     with pytest.raises(TrackingError, match="Connection refused"):
         sync(study, down)
@@ -457,8 +474,8 @@ def test_a_server_that_never_answers_is_not_waited_for(study):
             start = time.monotonic()
         assert time.monotonic() - start < 3
     assert tracker.problem == (
-        f"MLflow at {address} is too slow to wait for: the search goes on, and `lfvd-tune sync {study.name}` sends later "
-        "what is missing"
+        f"MLflow at {address} is too slow to wait for; nothing is lost: `lfvd-tune sync {study.name} --results "
+        f"{study.folder.parent} --tracking-uri {address}` sends it later"
     )
 
 

@@ -61,10 +61,11 @@ def interruptible(console: Console) -> Iterator[Interrupt]:
 
 
 def open_corpus(path: str | Path, plan: SearchPlan) -> Corpus:
-    """The corpus, wholly checked and fit for the plan's config. Raises CorpusError."""
-    corpus = Corpus.open(path)
-    corpus.check_features(str(path))
-    check_fit(plan.config, corpus)
+    """The corpus, wholly checked and fit for every config that the plan may try. Raises CorpusError."""
+    corpus = Corpus.load(path)
+    subsets = plan.space["data.modalities"].choices if "data.modalities" in plan.space else ()
+    for config in (plan.config, *(plan.config.with_values({"data.modalities": subset}) for subset in subsets)):
+        check_fit(config, corpus)
     return corpus
 
 
@@ -88,21 +89,37 @@ def sit(
 
     Raises NothingUsable where no trial, or no finalist, came through: the text shows the first error.
     """
-    with interruptible(console) as interrupt, Tracker(study, tracking_uri) as tracker:
-        sealed = corpus.restricted("train", "valid")  # what leaves the driver holds no test split
-        with pool.cluster(study.plan.resources, address=address, verbose=verbose):
-            _warn_without_gpu(study, console)
-            if search:
-                jobs = SearchJobs(study, interrupt)
-                view = SearchView(jobs, lambda: tracker.problem)
-                with Display(console, view.view, view.line):
-                    pool.run_jobs(jobs, sealed, study.plan.resources)
+    tracker = Tracker(study, tracking_uri)
+    try:
+        with interruptible(console) as interrupt, tracker:
+            sealed = corpus.restricted("train", "valid")  # what leaves the driver holds no test split
+            with pool.cluster(study.plan.resources, address=address, verbose=verbose):
+                _warn_without_gpu(study, console)
+                if search:
+                    _search(study, sealed, console, interrupt, lambda: tracker.problem)
+                if not interrupt.requested:
+                    _confirm(study, sealed, console, interrupt)
             if not interrupt.requested:
-                _confirm(study, sealed, console, interrupt)
-        if interrupt.requested:
-            return False
-        write_best(study, corpus)
-        return True
+                write_best(study, corpus)
+            return not interrupt.requested
+    finally:
+        if tracker.problem:
+            console.print(f"warning: {tracker.problem}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _search(
+    study: Study,
+    sealed: Corpus,
+    console: Console,
+    interrupt: Callable[[], bool],
+    problem: Callable[[], str | None],
+) -> None:
+    jobs = SearchJobs(study, interrupt)
+    if jobs.exhausted():
+        return
+    view = SearchView(jobs, problem)
+    with Display(console, view.view, view.line):
+        pool.run_jobs(jobs, sealed, study.plan.resources)
 
 
 def _confirm(study: Study, sealed: Corpus, console: Console, interrupt: Callable[[], bool]) -> None:
@@ -110,9 +127,10 @@ def _confirm(study: Study, sealed: Corpus, console: Console, interrupt: Callable
         reasons = [t.user_attrs[FAILED] for t in study.trials if FAILED in t.user_attrs]
         raise NothingUsable(f"{study.folder}: no trial came to a result; the first error: {(reasons or ['none'])[0]}")
     jobs = ConfirmJobs(study, interrupt)
-    view = ConfirmView(jobs)
-    with Display(console, view.view, view.line):
-        pool.run_jobs(jobs, sealed, study.plan.resources)
+    if not jobs.exhausted():
+        view = ConfirmView(jobs)
+        with Display(console, view.view, view.line):
+            pool.run_jobs(jobs, sealed, study.plan.resources)
     if not interrupt() and not ranking(study):
         raise NothingUsable(f"{study.folder}: no finalist came through all seeds; the first error: {jobs.errors[0]}")
 

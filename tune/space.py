@@ -250,9 +250,14 @@ class _Reader:
         beside = self.folder / base
         try:
             config = Config.from_yaml(beside if beside.is_file() else base)
-            fixed = {"run.threads": sections["resources"].cpu, "run.epochs": sections["scheduler"].max_epochs}
+            resources = sections["resources"]
+            fixed = {
+                "run.epochs": sections["scheduler"].max_epochs,
+                "run.threads": resources.cpu,
+                "run.device": "auto" if resources.gpu else "cpu",
+            }
             if both := [k for k in self._mapping("set") if k in fixed]:
-                raise ConfigError(f"`{both[0]}` comes from `resources.cpu` or `scheduler.max_epochs`: set it there")
+                raise ConfigError(f"`{both[0]}` comes from `resources` and `scheduler.max_epochs`: set it there")
             return config.with_values({**self._mapping("set"), **fixed}, source="set")
         except InputError as error:
             self.problems.append(str(error))

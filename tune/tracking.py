@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 import threading
 import time
 import warnings
@@ -81,7 +82,7 @@ class Tracker:
         at_once = kind is KeyboardInterrupt  # Ctrl-C for the second time
         self._thread.join(min(3.0, self.patience) if at_once else self.patience)
         if self._thread.is_alive():
-            self.problem = f"MLflow at {_shown(self.uri)} is too slow to wait for: {_remedy(self.study)}"
+            self.problem = f"MLflow at {_shown(self.uri)} is too slow to wait for; {_remedy(self.study, self.uri)}"
 
     def _work(self) -> None:
         last = False
@@ -166,7 +167,7 @@ class _Confirmation:
             for trial, rows in look["scores"].items():
                 self.tests |= {(int(trial), seed): row for seed, row in zip(look["seeds"], rows, strict=True)}
         best = study.folder / "best.yaml"
-        self.winner = read_yaml(best).get("provenance", {}).get("trial") if best.is_file() else None
+        self.winner = (read_yaml(best).get("provenance") or {}).get("trial") if best.is_file() else None
 
     def runs(self) -> Iterator[Run]:
         """Each finalist that has begun, then its seeds."""
@@ -198,8 +199,9 @@ class _Confirmation:
         keys = [(trial, run.params["seed"]) for run in seeds if run.status == "FINISHED"]
         planned = len(self.study.plan.confirm.seeds)
         state, status = ("complete", "FINISHED") if len(keys) == planned else _unfinished(self.at_work)
-        averages = [_Average(rows) for rows in ([self.done[k] for k in keys], [self.tests.get(k, {}) for k in keys])]
-        tags = {"stage": "finalist", "state": state, "mlflow.note.content": _note(averages, len(keys), planned)}
+        figures = _averages([self.done[k] for k in keys]) | _averages([self.tests[k] for k in keys if k in self.tests])
+        note = f"**W-F1 {_wf1(figures)}**: mean ± standard deviation over {len(keys)} of {planned} seeds"
+        tags = {"stage": "finalist", "state": state, "mlflow.note.content": note}
         if self.winner is not None:
             tags["winner"] = str(trial == self.winner).lower()
         return Run(
@@ -209,35 +211,17 @@ class _Confirmation:
             tags={**_origin(self.study), **tags},
             status=status,
             seconds=seconds,
-            figures={**averages[0].figures(), **averages[1].figures(), "seeds": len(keys)},
+            figures={**figures, "seeds": len(keys)},
             step=len(keys),
         )
 
 
-class _Average:
-    """Mean and spread over seeds of W-F1, accuracy and the F1 of each class, of one split; empty where a row is."""
-
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
-        scores = [{k: v for k, v in row.items() if re.match(r"(val|test)/(wf1$|acc$|f1/)", k)} for row in rows]
-        self.mean, self.std = mean_std(scores) if scores and all(scores) else ({}, {})
-
-    def figures(self) -> dict[str, float]:
-        """As metrics: `val/wf1_mean`, `val/acc_mean`, `val/f1/<class>_mean`, `val/wf1_std`."""
-        means = {f"{name}_mean": value for name, value in self.mean.items()}
-        return means | {f"{name}_std": value for name, value in self.std.items() if name.endswith("/wf1")}
-
-    def cells(self) -> dict[str, str]:
-        """As percent: metric without its split → `53.21 ± 0.60`."""
-        return {k.split("/", 1)[1]: f"{100 * v:.2f} ± {100 * self.std[k]:.2f}" for k, v in self.mean.items()}
-
-
-def _note(averages: list[_Average], seeds: int, planned: int) -> str:
-    """What MLflow shows on a finalist's page."""
-    validation, test = (average.cells() for average in averages)
-    head = f"**W-F1 {validation.get('wf1', '–')} on validation, {test.get('wf1', '–')} on test**"
-    rows = [f"| {_label(name)} | &emsp;{cell} | &emsp;{test.get(name, '–')} |" for name, cell in validation.items()]
-    table = ["", "| | &emsp;validation | &emsp;test |", "|---|---|---|", *rows] if rows else []
-    return "\n".join([f"{head} (mean ± standard deviation over {seeds} of {planned} seeds, in %)", *table])
+def _averages(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """`val/wf1_mean`, `val/wf1_std`, `val/acc_mean`, `val/f1/<class>_mean` over seeds, or of test; none without rows."""
+    scores = [{k: v for k, v in row.items() if re.match(r"(val|test)/(wf1$|acc$|f1/)", k)} for row in rows]
+    mean, std = mean_std(scores) if scores else ({}, {})
+    spread = {f"{k}_std": v for k, v in std.items() if k.endswith("/wf1")}
+    return {f"{k}_mean": v for k, v in mean.items()} | spread
 
 
 def _summary(study: Study, runs: list[Run]) -> str:
@@ -247,10 +231,12 @@ def _summary(study: Study, runs: list[Run]) -> str:
     cells = {run.key: _wf1(run.figures) for run in finalists}
     rows = [f"| {run.name} | &emsp;{run.figures['seeds']} | &emsp;{cells[run.key]} |" for run in finalists]
     table = ["| | &emsp;seeds | &emsp;W-F1, mean ± standard deviation over seeds |", "|---|---|---|", *rows]
-    answer = [run for run in finalists if run.tags.get("winner") == "true"]
-    answer += [run for run in finalists if run.key == f"finalist{BASELINE}" and run not in answer]
-    said = "; ".join(f"{run.name.removeprefix('finalist: ')}: W-F1 {cells[run.key]}" for run in answer)
-    return "\n".join([f"**{said or 'Nothing is confirmed yet'}**", "", *table, "", _GUIDE.format(**_origin(study))])
+    winner = [run for run in finalists if run.tags.get("winner") == "true"]
+    baseline = [run for run in finalists if run.key == f"finalist{BASELINE}" and run not in winner]
+    said = "; ".join(f"{run.name.removeprefix('finalist: ')}: W-F1 {cells[run.key]}" for run in winner + baseline)
+    return "\n".join(
+        [f"**{said if winner else 'There is no winner yet'}**", "", *table, "", _GUIDE.format(**_origin(study))]
+    )
 
 
 def _wf1(figures: dict[str, float]) -> str:
@@ -260,10 +246,6 @@ def _wf1(figures: dict[str, float]) -> str:
         if f"{split}/wf1_mean" in figures
     ]
     return ", ".join(cells) or "–"
-
-
-def _label(name: str) -> str:
-    return {"wf1": "W-F1", "acc": "accuracy"}.get(name, name.replace("f1/", "F1 "))
 
 
 def _name(trial: int) -> str:
@@ -439,7 +421,7 @@ def _sentence(study: Study, uri: str, error: Exception) -> str:
     else:
         cause = re.search(r"\[Errno -?\d+\] [\w ]+", text)
         problem = f"does not work ({_shown(cause[0] if cause else text[:200] or type(error).__name__)})"
-    return f"MLflow at {_shown(uri)} {problem}; {_remedy(study)}"
+    return f"MLflow at {_shown(uri)} {problem}; {_remedy(study, uri)}"
 
 
 def _shown(text: str) -> str:
@@ -447,5 +429,8 @@ def _shown(text: str) -> str:
     return re.sub(r"//[^/@\s]*@", "//", text)
 
 
-def _remedy(study: Study) -> str:
-    return f"the search goes on, and `lfvd-tune sync {study.name}` sends later what is missing"
+def _remedy(study: Study, uri: str) -> str:
+    results = study.folder.parent
+    options = [] if results == Path("results") else ["--results", str(results)]
+    options += [] if uri == default_uri(results) else ["--tracking-uri", _shown(uri)]
+    return f"nothing is lost: `{shlex.join(['lfvd-tune', 'sync', study.name, *options])}` sends it later"

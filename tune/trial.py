@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ def run_job(config: dict[str, Any], corpus: Corpus) -> None:
     process dies) is Ray's to retry; a failure of the run would only repeat itself, so it is told and not raised.
     """
     import ray.tune as ray_tune
+    import torch
 
     from lfvd.trainer import train
 
@@ -36,10 +38,13 @@ def run_job(config: dict[str, Any], corpus: Corpus) -> None:
     if not job.gpu:
         # Ray leaves the variable alone for a trial without GPUs, which would then see all of them.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    settings = job.config if job.gpu else job.config.with_values({"run.device": "cpu"})
+    elif torch.cuda.is_available():
+        # The last trial of this worker may have been cut off in the middle: other trials need its memory.
+        gc.collect()
+        torch.cuda.empty_cache()
     try:
         train(
-            settings,
+            job.config,
             corpus,
             job.seed,
             checkpoint=job.checkpoint,
