@@ -17,6 +17,7 @@ from test_runs import contents, rows
 
 from lfvd.cli import main
 from lfvd.config import Config
+from lfvd.corpus import Corpus
 
 SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
 
@@ -45,11 +46,19 @@ def trained(tiny_file, tmp_path_factory):
     return out, printed.getvalue()
 
 
-def tampered(source: Path, target: Path, drop: str = "", **arrays: np.ndarray) -> Path:
+def saved(source: Path, target: Path, **features: np.ndarray | None) -> Path:
+    """A sound corpus file with other features of a modality, or without it."""
+    corpus = Corpus.open(source)
+    kept = {m: x for m, x in {**corpus.features, **features}.items() if x is not None}
+    replace(corpus, features=kept).save(target)
+    return target
+
+
+def tampered(source: Path, target: Path, **arrays: np.ndarray) -> Path:
     """A copy of a corpus file with other arrays, past all checks of `Corpus.save`."""
     with safe_open(source, framework="np") as file:
         header = file.metadata()
-    found = {name: array.copy() for name, array in load_file(source).items() if name != drop}
+    found = {name: array.copy() for name, array in load_file(source).items()}
     save_file({**found, **arrays}, target, metadata=header)
     return target
 
@@ -242,7 +251,7 @@ def test_bad_data(command, name, trained, tiny_file, tmp_path, lfvd):
 
 
 def test_modality_that_the_corpus_lacks(tiny_file, tmp_path, lfvd):
-    data = tampered(tiny_file, tmp_path / "text.safetensors", drop="audio")
+    data = saved(tiny_file, tmp_path / "text.safetensors", a=None)
     done = lfvd("train", "meld", "--data", data, "--out", tmp_path / "run")
     sentence = (
         "the corpus TINY has no audio features, but `data.modalities` names a: "
@@ -256,7 +265,7 @@ def test_modality_that_the_corpus_lacks(tiny_file, tmp_path, lfvd):
 
 def test_corpus_of_other_widths(trained, tiny_file, tmp_path, lfvd):
     wide = np.zeros((len(load_file(tiny_file)["label"]), 9), np.float32)
-    data = tampered(tiny_file, tmp_path / "wide.safetensors", audio=wide)
+    data = saved(tiny_file, tmp_path / "wide.safetensors", a=wide)
     sentence = (
         f"{trained[0]}: was trained on features language 6 wide, audio 5 wide, visual 4 wide, but the corpus TINY has "
         "language 6 wide, audio 9 wide, visual 4 wide: name data imported from the same features"
@@ -311,7 +320,7 @@ def test_out_that_cannot_be_written(trained, tiny_file, tmp_path, lfvd):
 def test_training_that_diverges(tiny_file, tmp_path, lfvd):
     label = load_file(tiny_file)["label"]
     sign = np.random.default_rng(0).choice([-3e38, 3e38], (len(label), 6)).astype(np.float32)
-    data = tampered(tiny_file, tmp_path / "huge.safetensors", language=sign)
+    data = saved(tiny_file, tmp_path / "huge.safetensors", l=sign)
     code, out, err = lfvd("train", "meld", "--data", data, *SETTINGS, "--out", tmp_path / "run")
     assert (code, out) == (1, "")
     assert re.fullmatch(r"lfvd: epoch 1, batch 1 of 2: the classification loss is not finite: lower .*\n", err)

@@ -401,7 +401,7 @@ def test_a_new_study_of_an_old_name_does_not_mix_with_it(study, uri, tiny_corpus
     assert len(held(uri, study.name)) == 1
     names = [e.name for e in MlflowClient(uri).search_experiments(filter_string=f"name LIKE '{study.name}%'")]
     second = next(n for n in names if n != study.name)
-    assert re.fullmatch(rf"{study.name} \(\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\)", second)
+    assert re.fullmatch(rf"{study.name} \(\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC\)", second)
     assert len(held(uri, second)) == 2
 
 

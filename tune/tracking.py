@@ -297,10 +297,11 @@ class _Sender:
 
     def _experiment(self) -> str:
         """The study's experiment; a name that another study took before, or that was deleted, gets the start's time."""
-        began = self.study.trials[0].datetime_start
-        assert began is not None, "a trial that is no longer waiting has begun"
-        mark = began.astimezone(UTC).isoformat()
-        for name in (self.study.name, f"{self.study.name} ({began:%Y-%m-%d %H:%M:%S})"):
+        local = self.study.trials[0].datetime_start
+        assert local is not None, "a trial that is no longer waiting has begun"
+        began = local.astimezone(UTC)
+        mark = began.isoformat()
+        for name in (self.study.name, f"{self.study.name} ({began:%Y-%m-%d %H:%M:%S} UTC)"):
             found = self.client.get_experiment_by_name(name)
             if found is None:
                 return self._new_experiment(name, mark)
@@ -312,11 +313,7 @@ class _Sender:
     def _new_experiment(self, name: str, mark: str) -> str:
         local = not self.uri.startswith(("http:", "https:", "databricks"))
         place = (self.study.folder.absolute().parent / "mlartifacts" / self.study.name).as_uri() if local else None
-        tags = {
-            "lfvd.study": mark,
-            "mlflow.experimentKind": "custom_model_development",  # else its pages are about chat traces
-        }
-        return str(self.client.create_experiment(name, artifact_location=place, tags=tags))
+        return str(self.client.create_experiment(name, artifact_location=place, tags={"lfvd.study": mark}))
 
     def _find(self, run: Run) -> Any | None:
         found = self.client.search_runs([self.experiment], f"tags.`lfvd.key` = '{run.key}'", run_view_type=3)
@@ -386,7 +383,7 @@ class _Sender:
                 self.files[path] = changed
 
 
-_GUIDE = """Hyperparameter search on {data} (simulated modalities: {simulated}).
+_GUIDE = """Hyperparameter search on {data} (simulated modalities: {simulated}). The runs: *Model training* (top left), *Runs*.
 Averages over fresh seeds: the runs `finalist: …`, or the filter `tags.stage = "finalist"`, with `val/wf1_mean`,
 `test/wf1_mean` and so on; below each, a run for each seed. The winner's run holds best.yaml.
 Trials of the search, one seed each: `tags.stage = "search"`; `tags.state` is complete, pruned (stopped at a rung: see
@@ -420,7 +417,7 @@ def _sentence(study: Study, uri: str, error: Exception) -> str:
         problem = f"refuses the host name (403): start it with `--allowed-hosts {host}`, or name it by its IP address"
     else:
         cause = re.search(r"\[Errno -?\d+\] [\w ]+", text)
-        problem = f"does not work ({_shown(cause[0] if cause else text[:200] or type(error).__name__)})"
+        problem = f"does not work ({cause[0] if cause else _shown(text)[:200] or type(error).__name__})"
     return f"MLflow at {_shown(uri)} {problem}; {_remedy(study, uri)}"
 
 
