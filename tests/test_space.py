@@ -36,8 +36,9 @@ def test_there_are_plans():
 def test_shipped_plan(shipped):
     """What the README promises of each: the paper's settings first, five seeds."""
     base = Config.from_yaml(shipped.base)
-    fixed = {**shipped.set, "run.epochs": shipped.scheduler.max_epochs, "run.threads": shipped.resources.cpu}
-    assert shipped.config == base.with_values(fixed)
+    run = {"run.epochs": shipped.scheduler.max_epochs, "run.threads": shipped.resources.cpu}
+    device = "auto" if shipped.resources.gpu else "cpu"
+    assert shipped.config == base.with_values({**shipped.set, **run, "run.device": device})
     own = base.with_values(shipped.set).flat()
     assert shipped.baseline == {key: own[key] for key in shipped.space}
     assert shipped.config_of(shipped.baseline) == shipped.config
@@ -59,8 +60,7 @@ def test_each_searched_key_reaches_the_trainer(shipped, tmp_path, monkeypatch):
     for job in started:
         run_job({"job": job}, None)
     (baseline, _), *others = received
-    device = "auto" if shipped.resources.gpu else "cpu"
-    assert baseline == {**shipped.config.flat(), "run.device": device}
+    assert baseline == shipped.config.flat()
     for parameter, (config, _) in zip(shipped.space.values(), others, strict=True):
         value = changed(shipped, parameter)[parameter.key]
         assert {k: v for k, v in config.items() if baseline[k] != v} == {parameter.key: value}
@@ -212,6 +212,10 @@ BAD = {
     "set the epochs": (
         {"set": {"run.epochs": 3}},
         "`run.epochs` comes from `resources` and `scheduler.max_epochs`: set it there",
+    ),
+    "set the device": (
+        {"set": {"run.device": "cuda"}},
+        "`run.device` comes from `resources` and `scheduler.max_epochs`: set it there",
     ),
     "set a bad value": (
         {"set": {"model.width": 7}},

@@ -146,7 +146,8 @@ def open_test(study: Study, corpus: Corpus) -> dict[int, list[dict[str, float]]]
 
     corpus: the whole one, with its test split. Returns trial → `test/…` metrics in the order of the plan's seeds.
     """
-    numbers = list(dict.fromkeys([ranking(study)[0].trial, BASELINE]))
+    ranked_trials = [c.trial for c in ranking(study)]
+    numbers = [n for n in dict.fromkeys([ranked_trials[0], BASELINE]) if n in ranked_trials]
     seeds = study.plan.confirm.seeds
     for look in study.looks():
         if look["trials"] == numbers and look["seeds"] == list(seeds):

@@ -39,6 +39,7 @@ _SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver winds down itself
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # snapshots are not used
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a banner even at verbosity 0
 }
 
 

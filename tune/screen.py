@@ -33,7 +33,9 @@ def show_status(study: Study, console: Console) -> None:
     counts = tally(WORDS[t.state] for t in trials)
     states = " · ".join(f"{count} {word}" for word, count in counts.items())
     console.print(f"search: {len(trials)} of {study.plan.trials} trials: {states}")
-    console.print(_trials(ranked(study)[:TOP]))
+    if best := ranked(study)[:TOP]:
+        console.print(_trials(best))
+        console.print(f"trial {best[0].number}: {compact(best[0].params)}", markup=False)
     failed = [t for t in trials if FAILED in t.user_attrs]
     for trial in failed[:TOP]:
         console.print(f"trial {trial.number} failed: {trial.user_attrs[FAILED]}", style="red", markup=False)
@@ -44,19 +46,14 @@ def show_status(study: Study, console: Console) -> None:
 
 def _trials(trials: Sequence[FrozenTrial]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="best trials of the search", title_justify="left")
-    for name, justify in (
-        ("trial", "right"),
-        ("val W-F1 %", "right"),
-        ("epochs", "right"),
-        ("", "left"),
-        ("values", "left"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name in ("trial", "val W-F1 %", "epochs"):
+        table.add_column(name, justify="right")
+    table.add_column("end")
     for trial in trials:
-        state = trial.user_attrs.get(STOPPED, "finished") + (" (baseline)" if trial.number == BASELINE else "")
+        end = f"stopped at {trial.user_attrs[STOPPED]}" if STOPPED in trial.user_attrs else "finished"
+        name = f"{trial.number}" + (" (baseline)" if trial.number == BASELINE else "")
         best = max(trial.intermediate_values.values())
-        epochs = str(max(trial.intermediate_values))
-        table.add_row(str(trial.number), f"{100 * best:.2f}", epochs, state, compact(trial.params))
+        table.add_row(name, f"{100 * best:.2f}", str(max(trial.intermediate_values)), end)
     return table
 
 

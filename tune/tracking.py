@@ -17,26 +17,17 @@ import shlex
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from optuna.trial import FrozenTrial, TrialState
-
-from lfvd.files import InputError, read_yaml
-from tune.confirm import BASELINE, mean_std
+from lfvd.files import InputError
 from tune.journal import OBJECTIVE, Study
-from tune.sampler import training_seed
-from tune.search import FAILED, STOPPED
+from tune.projection import Run, head_note, runs_of
 
-MOST, LONGEST = 1000, 5000
-"""Metrics that MLflow takes at once; characters of a tag that it keeps."""
-
-Epochs = list[dict[str, Any]]
-"""Records of epochs.jsonl."""
+MOST = 1000
+"""Metrics that MLflow takes at once."""
 
 
 class TrackingError(InputError):
@@ -101,172 +92,6 @@ class Tracker:
         return None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A run as MLflow shall hold it."""
-
-    key: str
-    name: str
-    parent: str | None = None
-    """Key of the run above."""
-    params: dict[str, Any]
-    tags: dict[str, str]
-    status: str
-    """RUNNING only while it really runs; SCHEDULED where it was interrupted and can go on."""
-    start: datetime | None = None
-    """None: `seconds` before it is first sent."""
-    seconds: float
-    """Training time, which MLflow shows as the duration."""
-    epochs: Epochs = field(default_factory=list)
-    figures: dict[str, float] = field(default_factory=dict)
-    """Metrics beside those of the epochs, with `step`."""
-    step: int = 0
-
-
-def runs_of(study: Study, *, live: bool) -> list[Run]:
-    """All runs that a study has now, parents before children; live: its driver is at work."""
-    records = study.epochs()
-    # Search and confirmation take turns: the last epoch tells which of them is at work.
-    stage = (records[-1]["stage"] if records else "search") if live else None
-    epochs: dict[tuple[str, int, int], Epochs] = {}
-    for record in records:
-        epochs.setdefault((record["stage"], record["trial"], record["seed"]), []).append(record)
-    runs = []
-    for trial in study.trials:
-        seed = training_seed(study.plan.sampler, trial.number, taken=study.plan.confirm.seeds)
-        runs.append(_trial(study, trial, seed, epochs.get(("search", trial.number, seed), []), stage == "search"))
-    return [*runs, *_Confirmation(study, epochs, stage == "confirm").runs()]
-
-
-def _trial(study: Study, trial: FrozenTrial, seed: int, epochs: Epochs, at_work: bool) -> Run:
-    # A stopped trial did what it should: MLflow's KILLED has the red cross of FAILED.
-    ended = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
-    reasons = {k: str(trial.user_attrs[k])[:LONGEST] for k in (STOPPED, FAILED) if k in trial.user_attrs}
-    state = trial.state.name.lower() if trial.state in ended else _unfinished(at_work)[0]
-    return Run(
-        key=f"trial{trial.number}",
-        name=_name(trial.number),
-        params={**trial.params, "seed": seed},
-        tags={**_origin(study), "stage": "search", "state": state, **reasons},
-        status=ended.get(trial.state, _unfinished(at_work)[1]),
-        start=trial.datetime_start,
-        seconds=sum(r["seconds"] for r in epochs),
-        epochs=epochs,
-    )
-
-
-class _Confirmation:
-    """The runs of the finalists and of their seeds."""
-
-    def __init__(self, study: Study, epochs: dict[tuple[str, int, int], Epochs], at_work: bool) -> None:
-        self.study, self.at_work = study, at_work
-        self.epochs = {(trial, seed): found for (stage, trial, seed), found in epochs.items() if stage == "confirm"}
-        self.done = {(run["trial"], run["seed"]): run for run in study.confirmed()}
-        self.tests: dict[tuple[int, int], dict[str, float]] = {}
-        for look in study.looks():
-            for trial, rows in look["scores"].items():
-                self.tests |= {(int(trial), seed): row for seed, row in zip(look["seeds"], rows, strict=True)}
-        best = study.folder / "best.yaml"
-        self.winner = (read_yaml(best).get("provenance") or {}).get("trial") if best.is_file() else None
-
-    def runs(self) -> Iterator[Run]:
-        """Each finalist that has begun, then its seeds."""
-        for trial in dict.fromkeys(trial for trial, _ in [*self.done, *self.epochs]):
-            seeds = [s for s in self.study.plan.confirm.seeds if (trial, s) in self.epochs or (trial, s) in self.done]
-            runs = [self.seed(trial, s) for s in seeds]
-            yield self.finalist(trial, runs, sum(run.seconds for run in runs))
-            yield from runs
-
-    def seed(self, trial: int, seed: int) -> Run:
-        """One confirmed run: its epochs and, once opened, its test scores."""
-        run, epochs = self.done.get((trial, seed)), self.epochs.get((trial, seed), [])
-        state, status = ("complete", "FINISHED") if run else _unfinished(self.at_work)
-        return Run(
-            key=f"finalist{trial}-seed{seed}",
-            name=f"trial {trial}, seed {seed}",
-            parent=f"finalist{trial}",
-            params={**self.study.trials[trial].params, "seed": seed},
-            tags={**_origin(self.study), "stage": "seed", "state": state},
-            status=status,
-            seconds=sum(r["seconds"] for r in epochs),
-            epochs=epochs,
-            figures=self.tests.get((trial, seed), {}),
-            step=run["best_epoch"] if run else 0,
-        )
-
-    def finalist(self, trial: int, seeds: list[Run], seconds: float) -> Run:
-        """The averages over the seeds done so far."""
-        keys = [(trial, run.params["seed"]) for run in seeds if run.status == "FINISHED"]
-        planned = len(self.study.plan.confirm.seeds)
-        state, status = ("complete", "FINISHED") if len(keys) == planned else _unfinished(self.at_work)
-        figures = _averages([self.done[k] for k in keys]) | _averages([self.tests[k] for k in keys if k in self.tests])
-        note = f"**W-F1 {_wf1(figures)}**: mean ± standard deviation over {len(keys)} of {planned} seeds"
-        tags = {"stage": "finalist", "state": state, "mlflow.note.content": note}
-        if self.winner is not None:
-            tags["winner"] = str(trial == self.winner).lower()
-        return Run(
-            key=f"finalist{trial}",
-            name=f"finalist: {_name(trial)}" + (", winner" if trial == self.winner else ""),
-            params=self.study.trials[trial].params,
-            tags={**_origin(self.study), **tags},
-            status=status,
-            seconds=seconds,
-            figures={**figures, "seeds": len(keys)},
-            step=len(keys),
-        )
-
-
-def _averages(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """`val/wf1_mean`, `val/wf1_std`, `val/acc_mean`, `val/f1/<class>_mean` over seeds, or of test; none without rows."""
-    scores = [{k: v for k, v in row.items() if re.match(r"(val|test)/(wf1$|acc$|f1/)", k)} for row in rows]
-    mean, std = mean_std(scores) if scores else ({}, {})
-    spread = {f"{k}_std": v for k, v in std.items() if k.endswith("/wf1")}
-    return {f"{k}_mean": v for k, v in mean.items()} | spread
-
-
-def _summary(study: Study, runs: list[Run]) -> str:
-    """What MLflow shows at the head of the experiment: the answer in the first line, then where to find what."""
-    finalists = [run for run in runs if run.tags["stage"] == "finalist"]
-    finalists.sort(key=lambda run: run.figures.get("val/wf1_mean", 0.0), reverse=True)
-    cells = {run.key: _wf1(run.figures) for run in finalists}
-    rows = [f"| {run.name} | &emsp;{run.figures['seeds']} | &emsp;{cells[run.key]} |" for run in finalists]
-    table = ["| | &emsp;seeds | &emsp;W-F1, mean ± standard deviation over seeds |", "|---|---|---|", *rows]
-    winner = [run for run in finalists if run.tags.get("winner") == "true"]
-    baseline = [run for run in finalists if run.key == f"finalist{BASELINE}" and run not in winner]
-    said = "; ".join(f"{run.name.removeprefix('finalist: ')}: W-F1 {cells[run.key]}" for run in winner + baseline)
-    return "\n".join(
-        [f"**{said if winner else 'There is no winner yet'}**", "", *table, "", _GUIDE.format(**_origin(study))]
-    )
-
-
-def _wf1(figures: dict[str, float]) -> str:
-    cells = [
-        f"{100 * figures[f'{split}/wf1_mean']:.2f} ± {100 * figures[f'{split}/wf1_std']:.2f} % on {name}"
-        for split, name in (("val", "validation"), ("test", "test"))
-        if f"{split}/wf1_mean" in figures
-    ]
-    return ", ".join(cells) or "–"
-
-
-def _name(trial: int) -> str:
-    return f"trial {trial} (baseline)" if trial == BASELINE else f"trial {trial}"
-
-
-def _unfinished(at_work: bool) -> tuple[str, str]:
-    """State and MLflow's status of what has begun and not ended."""
-    return ("running", "RUNNING") if at_work else ("interrupted", "SCHEDULED")
-
-
-def _origin(study: Study) -> dict[str, str]:
-    simulated = ", ".join(study.data.simulated) or "none"
-    return {
-        "data": study.data.name,
-        "simulated": simulated,
-        "fingerprint": study.data.fingerprint,
-        "commit": str(study.info.get("commit", "none")),
-    }
-
-
 class _Sender:
     """Sends what MLflow lacks; `held` is what it has. After an error it is to be thrown away."""
 
@@ -290,7 +115,7 @@ class _Sender:
                 self.held[run.key] = self._find(run) or self._create(run)
             if self.held[run.key].info.lifecycle_stage == "active":  # what a person deleted stays so
                 self._send(run, self.held[run.key])
-        summary = _summary(self.study, runs)
+        summary = head_note(self.study, runs)
         if summary != self.summary:
             self.client.set_experiment_tag(self.experiment, "mlflow.note.content", summary)
             self.summary = summary
@@ -381,13 +206,6 @@ class _Sender:
             if self.files.get(path) != changed:
                 self.client.log_artifact(run_id, str(path))
                 self.files[path] = changed
-
-
-_GUIDE = """Hyperparameter search on {data} (simulated modalities: {simulated}). The runs: *Model training* (top left), *Runs*.
-Averages over fresh seeds: the runs `finalist: …`, or the filter `tags.stage = "finalist"`, with `val/wf1_mean`,
-`test/wf1_mean` and so on; below each, a run for each seed. The winner's run holds best.yaml.
-Trials of the search, one seed each: `tags.stage = "search"`; `tags.state` is complete, pruned (stopped at a rung: see
-`tags.stopped`), fail (see `tags.failure`), running or interrupted."""
 
 
 def _metric(name: str) -> str:

@@ -1,0 +1,482 @@
+"""Confirmation: who is trained again, how they are ranked, that test stays sealed, and that best.yaml is the winner exactly."""
+
+import contextlib
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PLAN
+from optuna.trial import TrialState
+from rich.console import Console
+from safetensors.torch import load_file
+
+from lfvd.config import Config
+from lfvd.corpus import SPLITS, Corpus
+from lfvd.files import read_yaml
+from lfvd.trainer import train
+from tune import driver, pool
+from tune.confirm import ConfirmJobs, finalists, mean_std, open_test, ranking, write_best
+from tune.journal import OBJECTIVE, Study
+from tune.search import FAILED
+
+SEEDS = tuple(PLAN["confirm"]["seeds"])
+
+
+def never() -> bool:
+    return False
+
+
+def run_here(source, corpus: Corpus, resources=None) -> None:
+    """What tune.pool.run_jobs does, in this process and one job after the other."""
+
+    class Stop(Exception):
+        pass
+
+    while not source.exhausted() and (job := source.next()):
+
+        def report(record, job=job):
+            if source.report(job, json.loads(json.dumps(record))):
+                raise Stop
+
+        try:
+            train(job.config, corpus, job.seed, checkpoint=job.checkpoint, report=report)
+        except Stop:
+            continue
+        except ArithmeticError as error:
+            source.failed(job, f"{type(error).__name__}: {error}")
+        else:
+            source.finished(job)
+
+
+def add(study: Study, state: TrialState, values: list[float], **params) -> int:
+    """A trial of the search with its best-so-far values → its number."""
+    study.optuna.enqueue_trial({**study.plan.baseline, **params})
+    trial = study.optuna.ask({key: p.distribution for key, p in study.plan.space.items()})
+    for epoch, value in enumerate(values, start=1):
+        trial.report(value, epoch)
+    study.optuna.tell(trial, values[-1] if state == TrialState.COMPLETE else None, state=state)
+    return trial.number
+
+
+LR = "optim.lr"
+COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
+
+
+@pytest.fixture
+def searched(make_study) -> Study:
+    """The baseline, two good trials, a copy of the best one, and one that was stopped."""
+    study = make_study()
+    add(study, COMPLETE, [0.3, 0.4])
+    add(study, COMPLETE, [0.5, 0.6], **{LR: 1e-2})
+    add(study, COMPLETE, [0.5, 0.6], **{LR: 1e-2})
+    add(study, COMPLETE, [0.4, 0.5], **{LR: 2e-2})
+    add(study, PRUNED, [0.7], **{LR: 5e-3})
+    return study
+
+
+def test_finalists_differ_and_the_baseline_is_one(searched):
+    assert finalists(searched) == [1, 3, 0]
+
+
+def test_baseline_counts_as_one_where_it_is_good(make_study):
+    study = make_study()
+    add(study, COMPLETE, [0.9])
+    add(study, COMPLETE, [0.5], **{LR: 1e-2})
+    add(study, COMPLETE, [0.4], **{LR: 2e-2})
+    assert finalists(study) == [0, 1]
+
+
+def test_stopped_trials_fill_up_and_failed_ones_never(make_study):
+    study = make_study(confirm={"finalists": 3, "seeds": [0]})
+    add(study, FAIL, [0.99])
+    add(study, PRUNED, [0.8], **{LR: 1e-2})
+    add(study, PRUNED, [0.3, 0.5], **{LR: 2e-2})
+    add(study, COMPLETE, [0.1, 0.2, 0.3, 0.3], **{LR: 5e-3})
+    assert finalists(study) == [3, 2, 1, 0], "the baseline is confirmed though it broke: it may have been bad luck"
+
+
+def test_nothing_to_confirm(make_study):
+    study = make_study()
+    assert finalists(study) == []
+    add(study, FAIL, [0.9])
+    assert finalists(study) == []
+    assert ConfirmJobs(study, never).exhausted()
+
+
+def test_order_of_the_runs(searched):
+    """All finalists on a seed before the next: an interrupted confirmation compares like with like."""
+    jobs = ConfirmJobs(searched, never)
+    started = []
+    while job := jobs.next():
+        started.append(job)
+    assert [job.name for job in started] == [f"confirm-trial{n}-seed{s}" for s in SEEDS for n in (1, 3, 0)]
+    assert [job.seed for job in started] == [s for s in SEEDS for _ in range(3)]
+    assert [job.config.optim.lr for job in started[:3]] == [1e-2, 2e-2, 2.5e-4]
+    assert {job.config.run.epochs for job in started} == {PLAN["scheduler"]["max_epochs"]}
+    assert jobs.exhausted()
+
+
+def test_the_best_of_a_run_is_kept_not_the_last(searched, tiny_corpus):
+    """confirm.jsonl, weights and epochs.jsonl are those of `train` with the same config and seed, bit by bit."""
+    run_here(ConfirmJobs(searched, never), tiny_corpus.restricted("train", "valid"))
+    runs = {(run["trial"], run["seed"]): run for run in searched.confirmed()}
+    assert set(runs) == {(n, s) for n in (0, 1, 3) for s in SEEDS}
+    for (trial, seed), run in runs.items():
+        alone = train(searched.config_of(trial), tiny_corpus, seed)
+        assert run["best_epoch"] == alone.best_epoch
+        assert run["val/wf1"] == max(r["val/wf1"] for r in alone.history)
+        assert {k: v for k, v in run.items() if k.startswith("val/")} == {
+            k: v for k, v in alone.best.items() if k.startswith("val/")
+        }
+        weights = load_file(searched.weights(trial, seed))
+        assert weights.keys() == alone.state.keys()
+        assert all(torch.equal(weights[k], alone.state[k]) for k in weights)
+        epochs = [r for r in searched.epochs("confirm") if (r["trial"], r["seed"]) == (trial, seed)]
+        assert [r["val/wf1"] for r in epochs] == [r["val/wf1"] for r in alone.history]
+    assert not list((searched.folder / "checkpoints").iterdir())
+    assert any(run["best_epoch"] < 4 for run in runs.values()), "one where best and last differ"
+
+
+def enter(study: Study, trial: int, seed: int, wf1: float, **more: float) -> None:
+    values = {"val/wf1": wf1, "val/acc": wf1 / 2, "val/f1/sad": 0.5, "val/loss": 1.0, OBJECTIVE: wf1, **more}
+    study.append_confirmed({"trial": trial, "seed": seed, "best_epoch": 1, "epochs": 4, "seconds": 1.0, **values})
+
+
+def test_ranking_by_mean(make_study):
+    """The one with the luckiest seed is not the one with the best mean; figures as numpy has them."""
+    seeds = (3, 4, 5)
+    study = make_study(confirm={"finalists": 2, "seeds": list(seeds)})
+    add(study, COMPLETE, [0.4])
+    add(study, COMPLETE, [0.9], **{LR: 1e-2})
+    add(study, COMPLETE, [0.8], **{LR: 2e-2})
+    rng = np.random.default_rng(0)
+    table = {0: rng.uniform(0, 0.2, 3), 1: np.array([0.95, 0.1, 0.1]), 2: rng.uniform(0.5, 0.6, 3)}
+    for seed_number in (2, 0, 1):  # the order of arrival means nothing
+        for trial, row in table.items():
+            enter(study, trial, seeds[seed_number], float(row[seed_number]))
+    order = ranking(study)
+    assert [c.trial for c in order] == [2, 1, 0]
+    for each in order:
+        row = table[each.trial]
+        assert each.seeds == seeds
+        assert each.wf1 == each.mean["val/wf1"] == pytest.approx(np.mean(row), rel=1e-15)
+        assert each.std["val/wf1"] == pytest.approx(np.sqrt(((row - row.mean()) ** 2).sum() / 2), rel=1e-12)
+        assert each.mean["val/acc"] == pytest.approx(np.mean(row / 2), rel=1e-15)
+
+
+def test_a_finalist_without_all_its_seeds_is_left_out(searched):
+    for seed in SEEDS:
+        enter(searched, 0, seed, 0.5)
+        enter(searched, 3, seed, 0.4)
+    enter(searched, 1, SEEDS[0], 0.99)
+    enter(searched, 2, SEEDS[1], 0.99)  # a trial that is no finalist
+    assert [c.trial for c in ranking(searched)] == [0, 3]
+
+
+def test_mean_std():
+    assert mean_std([{"a": 0.25}]) == ({"a": 0.25}, {"a": 0.0})
+    mean, std = mean_std([{"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 2.0}])
+    assert (mean, std) == ({"a": 2.0, "b": 2.0}, {"a": pytest.approx(2**0.5), "b": 0.0})
+
+
+def test_failed_seed(searched, tiny_corpus):
+    """Its finalist is not ranked, and the reason is kept; another sitting tries it again."""
+    jobs = ConfirmJobs(searched, never)
+    job = jobs.next()
+    jobs.failed(job, "NonFiniteLoss: epoch 2")
+    assert jobs.errors == ["trial 1, seed 0: NonFiniteLoss: epoch 2"]
+    run_here(jobs, tiny_corpus)
+    assert {c.trial for c in ranking(searched)} == {3, 0}
+    again = ConfirmJobs(searched, never)
+    assert again.next().name == job.name
+    assert again.next() is None
+
+
+@pytest.mark.parametrize("stop", [1, 4, 9, 14, 23])
+def test_a_restart_runs_only_what_is_missing(searched, tiny_corpus, stop):
+    """Interrupted after any epoch: the half-done run goes on from its checkpoint, and the results are the same."""
+    seen = []
+    jobs = ConfirmJobs(searched, lambda: len(seen) >= stop)
+    original = jobs.report
+
+    def report(job, record):
+        original(job, record)
+        seen.append((job.name, record["epoch"]))
+        return "interrupted" if len(seen) >= stop else None
+
+    jobs.report = report
+    run_here(jobs, tiny_corpus)
+    done = {(r["trial"], r["seed"]) for r in searched.confirmed()}
+    again = ConfirmJobs(Study.open(searched.folder), never)
+    assert len(again.waiting) == 6 - len(done)
+    assert not done & set(again.waiting)
+    run_here(again, tiny_corpus)
+    keys = [(r["trial"], r["seed"], r["epoch"]) for r in searched.epochs("confirm")]
+    assert len(keys) == len(set(keys)) == 6 * 4
+    for run in searched.confirmed():
+        alone = train(searched.config_of(run["trial"]), tiny_corpus, run["seed"])
+        assert (run["best_epoch"], run["val/wf1"]) == (alone.best_epoch, alone.best["val/wf1"])
+        assert run["seconds"] > 0
+
+
+def poisoned(corpus: Corpus) -> Corpus:
+    """The dialogues in a random order, and test rows of features that would wreck whatever they touch."""
+    order = np.random.default_rng(0).permutation(len(corpus.split))
+    rows = np.concatenate([np.arange(corpus.offset[i], corpus.offset[i + 1]) for i in order])
+    mixed = dataclasses.replace(
+        corpus,
+        info=dataclasses.replace(corpus.info, dialogues=tuple(corpus.info.dialogues[i] for i in order)),
+        features={m: x[rows].copy() for m, x in corpus.features.items()},
+        label=corpus.label[rows],
+        speaker=corpus.speaker[rows],
+        offset=np.concatenate([[0], np.cumsum(np.diff(corpus.offset)[order])]),
+        split=corpus.split[order],
+    )
+    for flat in mixed.features.values():
+        flat[mixed.rows("test")] = 1e30
+    return mixed
+
+
+@pytest.fixture
+def here(monkeypatch) -> list[Corpus]:
+    """The driver with its workers in this process and without MLflow; the corpora that the workers got."""
+    handed: list[Corpus] = []
+
+    def run_jobs(source, corpus, resources):
+        handed.append(corpus)
+        run_here(source, corpus)
+
+    class Silent:
+        problem = None
+
+        def __init__(self, study, uri):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(pool, "run_jobs", run_jobs)
+    monkeypatch.setattr(pool, "cluster", lambda *args, **kwargs: contextlib.nullcontext())
+    monkeypatch.setattr(driver, "Tracker", Silent)
+    return handed
+
+
+def sit(study: Study, corpus: Corpus, *, search: bool = True) -> bool:
+    return driver.sit(
+        study, corpus, Console(quiet=True), search=search, address=None, tracking_uri="", verbose=False
+    )
+
+
+def test_test_is_sealed(make_study, tiny_corpus, here, monkeypatch):
+    """Nothing of the test split reaches a worker, and what it holds changes nothing but the test scores."""
+    looked = []
+    original = Corpus.indices
+    monkeypatch.setattr(Corpus, "indices", lambda self, split: looked.append((len(here), split)) or original(self, split))
+    corpus = poisoned(tiny_corpus)
+    assert sit(make_study("poisoned"), corpus)
+    assert len(here) == 2, "search and confirmation"
+    for handed in here:
+        assert set(handed.split) == {SPLITS.index("train"), SPLITS.index("valid")}
+        assert len(handed.info.dialogues) == len(handed.split) == 11
+        assert all(np.abs(x).max() < 1e3 for x in handed.features.values())
+        assert handed.fingerprint == corpus.fingerprint
+    # The driver itself does not look before both are through.
+    assert {n for n, split in looked if split == "test"} == {2}
+    monkeypatch.undo()
+
+
+def test_what_test_holds_decides_nothing(make_study, tiny_corpus, here):
+    clean = poisoned(tiny_corpus)
+    for flat in clean.features.values():
+        flat[clean.rows("test")] = 0.0
+    ran = []
+    for name, corpus in (("clean", clean), ("dirty", poisoned(tiny_corpus))):
+        study = make_study(name)
+        sit(study, corpus)
+        ran.append(study)
+    records = [
+        [{k: v for k, v in r.items() if k != "seconds"} for r in [*study.epochs(), *study.confirmed()]] for study in ran
+    ]
+    assert records[0] == records[1]
+    assert not any(k.startswith("test") for r in records[0] for k in r)
+    assert [c.trial for c in ranking(ran[0])] == [c.trial for c in ranking(ran[1])]
+    assert ran[0].looks()[0]["scores"] != ran[1].looks()[0]["scores"], "it was opened in the end"
+
+
+def test_whole_sitting(make_study, tiny_corpus, here):
+    """Search, confirmation, test, best.yaml; again does nothing new and says the same."""
+    study = make_study()
+    assert sit(study, tiny_corpus)
+    best = study.folder / "best.yaml"
+    first, epochs = best.read_bytes(), study.epochs()
+    assert len(study.trials) == 6
+    assert len(study.confirmed()) == len(finalists(study)) * len(SEEDS)
+    assert sit(make_study(), tiny_corpus)
+    assert (best.read_bytes(), study.epochs(), len(study.looks())) == (first, epochs, 1)
+
+
+def test_ledger(make_study, tiny_corpus, here):
+    """A look is entered once; another winner is another look."""
+    study = make_study()
+    sit(study, tiny_corpus)
+    [look] = study.looks()
+    winner = ranking(study)[0].trial
+    numbers = list(dict.fromkeys([winner, 0]))
+    assert (look["trials"], look["seeds"], look["data"]) == (numbers, list(SEEDS), tiny_corpus.fingerprint)
+    assert {"time", "host", "user", "command"} <= look.keys()
+    assert time.strptime(look["time"], "%Y-%m-%dT%H:%M:%S%z")
+    scores = open_test(study, tiny_corpus)
+    assert scores == {int(k): v for k, v in look["scores"].items()}
+    assert list(scores) == numbers
+    for trial in numbers:
+        assert len(scores[trial]) == len(SEEDS)
+        assert scores[trial][0].keys() == {"test/wf1", "test/acc", "test/f1/calm", "test/f1/glad", "test/f1/sad"}
+    loser = next(c.trial for c in ranking(study)[::-1] if c.trial != 0)
+    if loser != winner:
+        runs = study.confirmed()
+        (study.folder / "confirm.jsonl").unlink()
+        for run in runs:
+            study.append_confirmed({**run, "val/wf1": 1.0 if run["trial"] == loser else run["val/wf1"]})
+        write_best(study, tiny_corpus)
+        assert [look["trials"][0] for look in study.looks()] == [winner, loser]
+        assert read_yaml(study.folder / "best.yaml")["provenance"]["looks_at_test"] == 2
+
+
+def test_best_yaml(make_study, tiny_corpus, here):
+    """It is the winner's config, and training it on a confirmed seed gives that seed's score and weights, bit by bit."""
+    study = make_study()
+    sit(study, tiny_corpus)
+    path = study.folder / "best.yaml"
+    order = ranking(study)
+    winner, config = order[0], Config.from_yaml(path)
+    assert config == study.config_of(winner.trial)
+    for seed in SEEDS:
+        alone = train(config, tiny_corpus, seed)
+        [run] = [r for r in study.confirmed() if (r["trial"], r["seed"]) == (winner.trial, seed)]
+        assert alone.best["val/wf1"] == run["val/wf1"]
+        weights = load_file(study.weights(winner.trial, seed))
+        assert all(torch.equal(weights[k], v) for k, v in alone.state.items())
+    found = read_yaml(path)["provenance"]
+    trial = study.trials[winner.trial]
+    assert (found["study"], found["trial"], found["values"]) == ("study", winner.trial, trial.params)
+    assert found["search_score"] == round(100 * max(trial.intermediate_values.values()), 2)
+    assert found["seeds"] == list(SEEDS)
+    assert found["data"] == {"name": "TINY", "fingerprint": tiny_corpus.fingerprint, "simulated": ["audio"]}
+    assert found["looks_at_test"] == 1
+    assert {"commit", "versions", "device", "command"} <= found.keys()
+    assert found["versions"]["optuna"] != "not installed"
+    [look] = study.looks()
+    names = ["wf1", "acc", "f1/calm", "f1/glad", "f1/sad"]
+    for who, number in (("winner", winner.trial), ("baseline", 0)):
+        figures = found[who]
+        assert list(figures) == [f"val/{n}" for n in names] + [f"test/{n}" for n in names]
+        for key, cell in figures.items():
+            rows = look["scores"][str(number)]
+            if key.startswith("val/"):
+                rows = [r for s in SEEDS for r in study.confirmed() if (r["trial"], r["seed"]) == (number, s)]
+            values = [row[key] for row in rows]
+            assert cell == {
+                "mean": round(100 * float(np.mean(values)), 2),
+                "std": round(100 * float(np.std(values, ddof=1)), 2),
+            }
+
+
+def test_without_a_test_split(make_study, tiny_corpus, here):
+    sealed = tiny_corpus.restricted("train", "valid")
+    study = make_study()
+    assert sit(study, sealed)
+    found = read_yaml(study.folder / "best.yaml")["provenance"]
+    assert (study.looks(), found["looks_at_test"]) == ([], 0)
+    assert all(key.startswith("val/") for key in found["winner"])
+
+
+def test_baseline_that_breaks_leaves_the_others(make_study, tiny_corpus, here, monkeypatch):
+    """The winner stands without a baseline beside it."""
+    study = make_study()
+    original = ConfirmJobs.finished
+
+    def finished(self, job):
+        return self.failed(job, "x") if "trial0-" in job.name else original(self, job)
+
+    monkeypatch.setattr(ConfirmJobs, "finished", finished)
+    monkeypatch.setattr("tune.confirm.ranked", lambda study: [t for t in study.trials if t.number and t.values][:2])
+    assert sit(study, tiny_corpus)
+    found = read_yaml(study.folder / "best.yaml")["provenance"]
+    assert found["baseline"] is None
+    assert found["trial"] != 0
+
+
+def test_no_trial_came_through(make_study, tiny_corpus, here, monkeypatch):
+    study = make_study(trials=2)
+    monkeypatch.setattr(
+        pool, "run_jobs", lambda jobs, *_: [jobs.failed(job, f"Bad{job.name}: told") for job in iter(jobs.next, None)]
+    )
+    with pytest.raises(driver.NothingUsable) as error:
+        sit(study, tiny_corpus)
+    assert str(error.value) == (
+        f"{study.folder}: no trial came to a result; the first error: Badtrial0: told"
+    )
+    assert [FAILED in t.user_attrs for t in study.trials] == [True, True]
+    assert not (study.folder / "best.yaml").exists()
+
+
+def test_no_finalist_came_through(searched, tiny_corpus, here, monkeypatch):
+    monkeypatch.setattr(
+        pool, "run_jobs", lambda jobs, *_: [jobs.failed(job, "Bad: told") for job in iter(jobs.next, None)]
+    )
+    with pytest.raises(driver.NothingUsable) as error:
+        sit(searched, tiny_corpus, search=False)
+    assert str(error.value) == (
+        f"{searched.folder}: no finalist came through all seeds; the first error: trial 1, seed 0: Bad: told"
+    )
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_interrupted_sitting(make_study, tiny_corpus, here, monkeypatch, stage):
+    """Ctrl-C in the search or in the confirmation: False, no test opened; the next sitting ends as an undisturbed one."""
+    import signal
+
+    original = pool.run_jobs
+
+    def run_jobs(source, corpus, resources):
+        if len(here) + 1 == stage:
+            report = source.report
+            source.report = lambda job, record: signal.raise_signal(signal.SIGINT) or report(job, record)
+        original(source, corpus, resources)
+
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "run_jobs", run_jobs)
+        patch.setattr(driver.Interrupt, "__call__", lambda self: self.requested)
+        with contextlib.suppress(KeyboardInterrupt):  # the handler raises at the second epoch's signal
+            assert sit(make_study("cut"), tiny_corpus) is False
+    assert signal.getsignal(signal.SIGINT) is before
+    cut = make_study("cut")
+    assert (cut.looks(), (cut.folder / "best.yaml").exists()) == ([], False)
+    assert sit(cut, tiny_corpus)
+    assert sit(make_study("whole"), tiny_corpus)
+    whole = make_study("whole")
+
+    def untimed(study: Study) -> list[dict]:
+        records = [{k: v for k, v in r.items() if k != "seconds"} for r in [*study.epochs(), *study.confirmed()]]
+        return sorted(records, key=lambda r: json.dumps(r, sort_keys=True))
+
+    assert untimed(cut) == untimed(whole)
+
+
+def test_files_of_a_finished_study(make_study, tiny_corpus, here):
+    """What a user finds, and nothing left over."""
+    study = make_study()
+    sit(study, tiny_corpus)
+    found = {str(p.relative_to(study.folder)) for p in study.folder.rglob("*") if p.is_file()}
+    weights = {f"weights/trial{n}-seed{s}.safetensors" for n in finalists(study) for s in SEEDS}
+    records = {"plan.yaml", "journal.log", "epochs.jsonl", "confirm.jsonl", "test_looks.jsonl", "best.yaml"}
+    assert found == records | weights
+    assert Path(study.weights(0, 0)).stat().st_size > 1000
