@@ -131,6 +131,8 @@ def _confirm(study: Study, sealed: Corpus, console: Console, interrupt: Callable
         view = ConfirmView(jobs)
         with Display(console, view.view, view.line):
             pool.run_jobs(jobs, sealed, study.plan.resources)
+    for error in jobs.errors:
+        console.print(f"warning: a finalist is left out: {error}", style="yellow", markup=False, soft_wrap=True)
     if not interrupt() and not ranking(study):
         raise NothingUsable(f"{study.folder}: no finalist came through all seeds; the first error: {jobs.errors[0]}")
 

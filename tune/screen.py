@@ -92,7 +92,7 @@ def _ranking(study: Study, order: Sequence[Confirmed], tests: Mapping[int, list[
 
 
 def _classes(order: Sequence[Confirmed], tests: Mapping[int, list[dict[str, float]]]) -> Table:
-    shown = {"winner": order[0], "baseline": next((c for c in order if c.trial == BASELINE), order[0])}
+    shown = {"winner": order[0]} | {"baseline": c for c in order[1:] if c.trial == BASELINE}
     table = Table(box=box.SIMPLE_HEAD, title="F1 by class", title_justify="left")
     table.add_column("class")
     for name in shown:
