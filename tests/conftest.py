@@ -102,16 +102,17 @@ def make_plan(**changes):
     return SearchPlan.from_dict({**PLAN, **changes}, source="plan", folder=Path())
 
 
-@pytest.fixture
-def make_study(tmp_path: Path, tiny_corpus):
-    """Begin, or go on with, the study `tmp_path / name`: `make_study("name", trials=9)`."""
+def start_study(folder: Path, corpus, **changes):
+    """Begin, or go on with, a study of `PLAN`."""
     import optuna
 
     from tune.journal import DataSource, Study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return Study.start(folder, make_plan(**changes), DataSource.of(corpus, "tiny.safetensors"), {})
 
-    def make(name: str = "study", **changes):
-        return Study.start(tmp_path / name, make_plan(**changes), DataSource.of(tiny_corpus, "tiny.safetensors"), {})
 
-    return make
+@pytest.fixture
+def make_study(tmp_path: Path, tiny_corpus):
+    """Begin, or go on with, the study `tmp_path / name`: `make_study("name", trials=9)`."""
+    return lambda name="study", **changes: start_study(tmp_path / name, tiny_corpus, **changes)

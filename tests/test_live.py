@@ -27,7 +27,10 @@ def test_clock(seconds, text):
 
 
 def test_compact():
-    assert compact({"optim.lr": 0.000314159, "model.heads": 4, "model.fusion": "gate"}) == "lr 0.000314, heads 4, fusion gate"
+    assert (
+        compact({"optim.lr": 0.000314159, "model.heads": 4, "model.fusion": "gate"})
+        == "lr 0.000314, heads 4, fusion gate"
+    )
 
 
 def frozen(jobs: SearchJobs, monkeypatch, seconds: float) -> None:

@@ -82,12 +82,11 @@ class _Trial:
         self.trial_id = str(number)
 
 
-# Importing Ray sets off nothing of ours; its own variables say so at each import unless tune.pool set them before.
 def ray_decisions(plan: SchedulerPlan, events: list[Event]) -> list[tuple[Event, bool]]:
-    import tune.pool  # noqa: F401  (sets what Ray's import would else warn of)
-    from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+    from tune.pool import ray_tune  # Ray as imported there: a bare import warns of what is to come
 
-    scheduler = AsyncHyperBandScheduler(
+    schedulers = ray_tune.schedulers
+    scheduler = schedulers.AsyncHyperBandScheduler(
         time_attr="epoch",
         metric="best",
         mode="max",
@@ -104,8 +103,8 @@ def ray_decisions(plan: SchedulerPlan, events: list[Event]) -> list[tuple[Event,
         if number in stopped or epoch >= plan.max_epochs:  # a trial's own end is no decision
             continue
         said = scheduler.on_trial_result(None, trials[number], {"epoch": epoch, "best": value})
-        seen.append(((number, epoch, value), said == TrialScheduler.STOP))
-        if said == TrialScheduler.STOP:
+        seen.append(((number, epoch, value), said == schedulers.TrialScheduler.STOP))
+        if said == schedulers.TrialScheduler.STOP:
             stopped.add(number)
     return seen
 
@@ -147,7 +146,13 @@ def test_none_never_stops(stream):
 
 @pytest.mark.parametrize(
     ("grace", "reduction", "most", "places"),
-    [(3, 3, 80, [3, 9, 27]), (1, 3, 243, [1, 3, 9, 27, 81]), (1, 10, 1000, [1, 10, 100]), (2, 2, 8, [2, 4]), (5, 2, 5, [])],
+    [
+        (3, 3, 80, [3, 9, 27]),
+        (1, 3, 243, [1, 3, 9, 27, 81]),
+        (1, 10, 1000, [1, 10, 100]),
+        (2, 2, 8, [2, 4]),
+        (5, 2, 5, []),
+    ],
 )
 def test_places(grace, reduction, most, places):
     """The last rung lies below the last epoch: the end of a trial is its own."""

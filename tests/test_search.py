@@ -1,14 +1,16 @@
 """The search's decisions, with workers that train in no time: what Optuna is told, and that a crash anywhere changes nothing."""
 
 import math
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
 import pytest
-from conftest import PLAN
+from conftest import PLAN, start_study
 from optuna.trial import TrialState
 
+from lfvd.corpus import Corpus
 from tune.journal import OBJECTIVE, Study
 from tune.search import FAILED, STOPPED, SearchJobs, ranked
 from tune.trial import Job
@@ -82,9 +84,11 @@ def story(study: Study) -> tuple[list, list]:
     return trials, study.epochs()
 
 
-@pytest.fixture
-def undisturbed(make_study) -> tuple[Study, Workers]:
-    study, workers = make_study("undisturbed", trials=12), Workers()
+@pytest.fixture(scope="module")
+def undisturbed(tiny_file: Path, tmp_path_factory) -> tuple[Study, Workers]:
+    """Twelve trials in one sitting, one after the other. Not to be changed."""
+    study = start_study(tmp_path_factory.mktemp("undisturbed") / "study", Corpus.open(tiny_file), trials=12)
+    workers = Workers()
     workers.run(SearchJobs(study, never))
     return study, workers
 
@@ -125,15 +129,16 @@ def test_what_optuna_is_told(undisturbed):
             assert trial.user_attrs[STOPPED].startswith(f"rung {len(values)}: {max(values):.4f} below ")
 
 
-def test_ranked(undisturbed):
+def test_ranked(undisturbed, tmp_path):
     """Finished ones by value, then stopped ones by how far they came, then by value; failed ones not at all."""
-    study, _ = undisturbed
+    study = Study.open(Path(shutil.copytree(undisturbed[0].folder, tmp_path / "copy")))
     trial = study.optuna.ask({key: p.distribution for key, p in study.plan.space.items()})
     trial.report(0.99, 1)
     study.optuna.tell(trial, state=TrialState.FAIL)
     order = ranked(study)
     assert {t.number for t in order} == set(range(12))
-    keys = [(t.state == TrialState.COMPLETE, max(t.intermediate_values), max(t.intermediate_values.values())) for t in order]
+    ended = [(t.state == TrialState.COMPLETE, max(t.intermediate_values), t) for t in order]
+    keys = [(done, epochs, max(t.intermediate_values.values())) for done, epochs, t in ended]
     assert keys == sorted(keys, reverse=True)
 
 
@@ -276,14 +281,14 @@ def test_restart_continues_what_ran(make_study, slots, most):
     assert TrialState.RUNNING not in {t.state for t in reopened.trials}
 
 
-def test_searching_again_does_nothing(make_study, undisturbed):
-    study, workers = undisturbed
+def test_searching_again_does_nothing(undisturbed):
+    study, _ = undisturbed
     before = story(study)
-    jobs = SearchJobs(make_study("undisturbed", trials=12), never)
+    jobs = SearchJobs(Study.open(study.folder), never)
     assert jobs.exhausted()
     assert not jobs.stopping()
     assert jobs.next() is None
-    assert story(study) == before
+    assert story(Study.open(study.folder)) == before
     words = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped"}
     assert jobs.states == {t.number: words[t.state] for t in study.trials}
 

@@ -152,7 +152,7 @@ BAD = {
     "a bare value": ({"space": {"optim.lr": 0.1}}, f"the value of `space.optim.lr` is 0.1, {FORM}"),
     "range and choices": (
         {"space": {"optim.lr": {**LR, "choices": [1]}}},
-        f"the value of `space.optim.lr` is {({**LR, 'choices': [1]})!r}, {FORM}",
+        f"the value of `space.optim.lr` is { ({**LR, 'choices': [1]})!r}, {FORM}",
     ),
     "range of names": (
         {"space": {"model.fusion": {"low": 0, "high": 1}}},
@@ -348,7 +348,9 @@ def plans(draw) -> SearchPlan:
     """A valid plan over random keys; the base has each key's low end or first choice."""
     space = {key: draw(ranges(key)) for key in draw(st.sets(st.sampled_from(NUMBERS), max_size=4))}
     # Heads and width must fit each other: choices that often do, and ranges that sometimes do.
-    heads = st.sampled_from([{"choices": [1, 2, 4, 8]}, {"choices": [3, 1]}, {"low": 1, "high": 2}, {"low": 1, "high": 4}])
+    heads = st.sampled_from(
+        [{"choices": [1, 2, 4, 8]}, {"choices": [3, 1]}, {"low": 1, "high": 2}, {"low": 1, "high": 4}]
+    )
     widths = st.sampled_from([{"choices": [24, 48, 12]}, {"choices": [8, 64]}])
     space |= draw(st.fixed_dictionaries({}, optional={"model.heads": heads, "model.width": widths}))
     space |= draw(

@@ -92,7 +92,9 @@ def _ranking(study: Study, order: Sequence[Confirmed], tests: Mapping[int, list[
 
 
 def _classes(order: Sequence[Confirmed], tests: Mapping[int, list[dict[str, float]]]) -> Table:
-    shown = {"winner": order[0]} | {"baseline": c for c in order[1:] if c.trial == BASELINE}
+    shown = {"winner": order[0]}
+    if baseline := [c for c in order[1:] if c.trial == BASELINE]:
+        shown["baseline"] = baseline[0]
     table = Table(box=box.SIMPLE_HEAD, title="F1 by class", title_justify="left")
     table.add_column("class")
     for name in shown:
