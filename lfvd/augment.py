@@ -42,7 +42,15 @@ class Augmentation(nn.Module):
     """Every modality queried by the anchor (language), and a token that carries the atmosphere back to all of them."""
 
     def __init__(
-        self, *, modalities: int, anchor: int, width: int, heads: int, dropout: float, atmosphere: bool = True
+        self,
+        *,
+        modalities: int,
+        anchor: int,
+        width: int,
+        heads: int,
+        dropout: float,
+        atmosphere: bool = True,
+        atmosphere_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.anchor = anchor
@@ -51,7 +59,9 @@ class Augmentation(nn.Module):
         self.blocks = nn.ModuleList(
             AttentionBlock(width=width, heads=heads, dropout=dropout) for _ in range(modalities)
         )
-        self.atmosphere = Atmosphere(width=width, heads=heads, dropout=dropout) if atmosphere else None
+        self.atmosphere = (
+            Atmosphere(width=width, heads=heads, dropout=dropout, scale=atmosphere_scale) if atmosphere else None
+        )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x [m, b, n, d], mask [b, n] → [m, b, n, d]: X + t (Eq. 9), or without the atmosphere X with X^m as anchor."""
@@ -69,18 +79,18 @@ class Augmentation(nn.Module):
 class Atmosphere(nn.Module):
     """A learnable token in front of each dialogue that gathers its emotional atmosphere by self-attention (Eq. 9).
 
-    Only the token's row of the block is used, so only that row is computed. The last norm starts small: at full size the
-    one t that all utterances share would drown what tells them apart, and training would stall at the majority class.
+    Only the token's row of the block is used, so only that row is computed. `scale` is the gain at which the last norm
+    starts: at 1 the one t that all utterances of a dialogue share drowns what tells them apart, and training stalls.
     """
 
-    def __init__(self, *, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, *, width: int, heads: int, dropout: float, scale: float) -> None:
         super().__init__()
         self.token = nn.Parameter(torch.empty(width))
         nn.init.normal_(self.token, std=0.02)
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.block = AttentionBlock(width=width, heads=heads, dropout=dropout)
-        nn.init.constant_(self.block.norm_forward.weight, 0.1)
+        nn.init.constant_(self.block.norm_forward.weight, scale)
 
     def forward(self, merged: Tensor, mask: Tensor) -> Tensor:
         """merged (X^m) [b, n, d], mask [b, n] → t [b, d]."""

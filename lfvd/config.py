@@ -71,7 +71,9 @@ class ModelConfig:
     attention: bool = True
     """Language-focused augmentation (Eqs. 4-8); false is Table 5's "w/o LFA-Transformer"."""
     atmosphere: bool = True
-    """The conversation's atmosphere token t (Eq. 9); false is Table 5's "w/o CEAR"."""
+    """The conversation's atmosphere token t (Eq. 9); false is Table 5's "w/o CEAR". Without attention there is none."""
+    atmosphere_scale: Annotated[float, Range(0.0, 1.0)] = 0.1
+    """Gain at which t's last LayerNorm starts; at 1, as in a fresh LayerNorm, t drowns what tells utterances apart."""
     fusion: Literal["variational", "add", "concat", "gate"] = "variational"
     """Fusion of the modalities (Eqs. 14-17; Fig. 2's alternatives)."""
     divergence: Literal["mean", "sum"] = "mean"

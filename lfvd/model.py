@@ -53,6 +53,7 @@ class LFVD(nn.Module):
         anchor: int,
         attention: bool,
         atmosphere: bool,
+        atmosphere_scale: float,
         fusion: str,
         divergence: str,
     ) -> None:
@@ -65,7 +66,15 @@ class LFVD(nn.Module):
         )
         self.dag = DAGStack(modalities=m, width=width, layers=dag_layers, speaker_window=dag_speaker_window)
         self.augmentation = (
-            Augmentation(modalities=m, anchor=anchor, width=width, heads=heads, dropout=dropout, atmosphere=atmosphere)
+            Augmentation(
+                modalities=m,
+                anchor=anchor,
+                width=width,
+                heads=heads,
+                dropout=dropout,
+                atmosphere=atmosphere,
+                atmosphere_scale=atmosphere_scale,
+            )
             if attention
             else None
         )
@@ -106,6 +115,7 @@ def build_model(config: Config, features: Mapping[str, int], classes: int) -> LF
         anchor=present.index(config.anchor),
         attention=model.attention,
         atmosphere=model.atmosphere,
+        atmosphere_scale=model.atmosphere_scale,
         fusion=model.fusion,
         divergence=model.divergence,
     )
@@ -131,10 +141,8 @@ def loss_terms(
         "full": losses.full_contrastive(x, target, weights.temperature),
         "distillation": losses.distillation(latent, anchor, detach_teacher),
     }
-    total = (
-        terms["classification"]
-        + weights.gamma1 * terms["self"]
-        + weights.gamma2 * terms["full"]
-        + weights.gamma3 * terms["distillation"]
-    )
+    total = terms["classification"]
+    for name, gamma in (("self", weights.gamma1), ("full", weights.gamma2), ("distillation", weights.gamma3)):
+        if gamma:  # an ablated term must not matter, even where it is not finite
+            total = total + gamma * terms[name]
     return {"total": total, **terms}

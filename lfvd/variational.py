@@ -49,10 +49,10 @@ def kl_standard(q: Gaussian) -> Tensor:
 
 
 class Fusion(nn.Module):
-    """Modalities → one representation. The anchor always enters whole; the kinds differ in what becomes of the others.
+    """Modalities → one representation (Eqs. 14-17, and Fig. 2's alternatives).
 
-    variational (Eqs. 14-17): weight sigmoid of the symmetric divergence from the anchor; add: weight 1; gate: a learnt
-    sigmoid gate from all modalities; concat: a linear map of all modalities side by side.
+    variational: the anchor whole, the others by the sigmoid of their symmetric divergence from it; add: the plain sum; gate:
+    the anchor whole, the others by learnt sigmoid gates from all modalities; concat: a linear map of all side by side.
     """
 
     def __init__(self, *, kind: str, modalities: int, anchor: int, width: int, divergence: str) -> None:
@@ -65,7 +65,10 @@ class Fusion(nn.Module):
             self.mix = nn.Linear(modalities * width, modalities * width)
 
     def forward(self, x: Tensor, latent: Gaussian) -> tuple[Tensor, Tensor]:
-        """x [m, b, n, d], latent of [m, b, n, z] → fused [b, n, d], weight of each modality [m, b, n] (anchor: 1)."""
+        """x [m, b, n, d], latent of [m, b, n, z] → fused [b, n, d], weight of each modality [m, b, n].
+
+        The anchor's weight is 1, and so are all of add and of concat, which has none to show.
+        """
         m, b, n, d = x.shape
         plain = x.new_ones(m, b, n)
         if self.kind == "concat":
