@@ -182,6 +182,7 @@ class Config:
         """A copy with dotted keys replaced: `with_values({"optim.lr": 1e-4})`."""
         specs, problems, groups = config_specs(), [], {f.name: dict[str, Any]() for f in dataclasses.fields(self)}
         for key, value in values.items():
+            key = str(key)
             if key not in specs:
                 problems.append(unknown_key(key, specs))
                 continue

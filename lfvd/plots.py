@@ -31,7 +31,7 @@ def confusion(path: str | Path, counts: np.ndarray, *, classes: Sequence[str], t
     axes.set_xticks(range(len(classes)), classes, rotation=35, ha="right", rotation_mode="anchor")
     support = counts.sum(1)
     axes.set_yticks(range(len(classes)), [f"{name}\n({n})" for name, n in zip(classes, support, strict=True)])
-    axes.set(xlabel="predicted", ylabel="true (utterances)")
+    axes.set(xlabel="predicted", ylabel="true (predictions)")
     axes.set_title(title.replace("; ", "\n"), fontsize=11)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
     bar.ax.yaxis.set_major_formatter(lambda x, _: f"{100 * x:.0f} %")

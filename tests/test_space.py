@@ -68,7 +68,7 @@ def test_each_searched_key_reaches_the_trainer(shipped, tmp_path, monkeypatch):
 
 
 def test_a_modality_list_is_searched_as_text(tmp_path):
-    plan = make_plan(space={"data.modalities": {"choices": ["l,a,v", "l", "a, v"]}})
+    plan = make_plan(set={}, space={"data.modalities": {"choices": ["l,a,v", "l", "a, v"]}})
     assert plan.baseline == {"data.modalities": "l,a,v"}
     assert plan.config_of({"data.modalities": "a, v"}).data.modalities == ("a", "v")
 
@@ -171,7 +171,7 @@ BAD = {
         "the value of `space.model.heads.choices` is [2, 2], but must list different values",
     ),
     "choices are lists": (
-        {"space": {"data.modalities": {"choices": [["l", "a", "v"], ["l"]]}}},
+        {"set": {}, "space": {"data.modalities": {"choices": [["l", "a", "v"], ["l"]]}}},
         'the choices of `space.data.modalities` hold lists: write each as text, such as "l,a"',
     ),
     "unknown choice": (
@@ -244,11 +244,11 @@ BAD = {
     ),
     "budget without a unit": (
         {"budget": {"wall": "90"}},
-        "the value of `budget.wall` is '90', but must be a number with s, m, h or d, such as 90m",
+        "the value of `budget.wall` is '90', but must be a number above 0 with s, m, h or d, such as 90m",
     ),
     "budget as a number": (
         {"budget": {"wall": 90}},
-        "the value of `budget.wall` is 90, but must be a number with s, m, h or d, such as 90m",
+        "the value of `budget.wall` is 90, but must be a number above 0 with s, m, h or d, such as 90m",
     ),
     "negative GPU-hours": (
         {"budget": {"gpu_hours": -1}},
@@ -304,7 +304,7 @@ def test_all_problems_are_shown_together():
     assert str(error.value).split("; ") == [
         "plan: the value of `sampler.seed` is 'x', but must be a whole number",
         "there is no key `sampler.kin`: did you mean `sampler.kind`?",
-        "the value of `budget.wall` is 'soon', but must be a number with s, m, h or d, such as 90m",
+        "the value of `budget.wall` is 'soon', but must be a number above 0 with s, m, h or d, such as 90m",
         "the value of `trials` is -1, but must be a whole number, at least 1",
         "`space.optim.lr` has low 2 and high 1, but low must be below high: swap them",
         "there is no key `model.depth`: did you mean `model.width`?",

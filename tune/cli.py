@@ -26,6 +26,7 @@ from lfvd.files import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lfvd.corpus import Corpus
     from tune.journal import Study
 
 app = typer.Typer(
@@ -54,16 +55,13 @@ RESULTS = Path("results")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit; bad input is one sentence on stderr."""
     try:
-        code = app(args=None if argv is None else list(argv), prog_name="lfvd-tune", standalone_mode=True)
+        app(args=None if argv is None else list(argv), prog_name="lfvd-tune")
     except InputError as error:
         print(f"lfvd-tune: {error}", file=sys.stderr)
-        sys.exit(2)
     except OSError as error:
-        print(
-            f"lfvd-tune: {error.filename}: {error.strerror}: check the path, its rights and the disk", file=sys.stderr
-        )
-        sys.exit(2)
-    sys.exit(code)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"lfvd-tune: {where}{error.strerror or error}: check the path, its rights and the disk", file=sys.stderr)
+    sys.exit(2)
 
 
 @app.command()
@@ -84,7 +82,7 @@ def search(
 
     corpus = driver.open_corpus(data, read)
     study = driver.start_study(_folder(results, name or Path(plan).stem), read, corpus, data)
-    _sit(study, data, search=True, address=address, tracking_uri=tracking_uri, verbose=verbose)
+    _sit(study, corpus, search=True, address=address, tracking_uri=tracking_uri, verbose=verbose)
 
 
 @app.command()
@@ -100,9 +98,11 @@ def confirm(
 ) -> None:
     """Train what is missing of the finalists × seeds, and write best.yaml."""
     study = _open(results, name)
-    _sit(
-        study, data or Path(study.data.path), search=False, address=address, tracking_uri=tracking_uri, verbose=verbose
-    )
+    from tune import driver
+
+    corpus = driver.open_corpus(data or study.data.path, study.plan)
+    study.check_data(corpus)
+    _sit(study, corpus, search=False, address=address, tracking_uri=tracking_uri, verbose=verbose)
 
 
 @app.command()
@@ -155,15 +155,13 @@ def _open(results: Path, name: str) -> Study:
 
 
 def _sit(
-    study: Study, data: Path, *, search: bool, address: str | None, tracking_uri: str | None, verbose: bool
+    study: Study, corpus: Corpus, *, search: bool, address: str | None, tracking_uri: str | None, verbose: bool
 ) -> None:
     """One sitting at a study; exits 1 where nothing usable came out, 130 where it was interrupted."""
     from tune import driver, tracking
     from tune.screen import show_best
 
     console = _console()
-    corpus = driver.open_corpus(data, study.plan)
-    study.check_data(corpus)
     uri = tracking_uri or tracking.default_uri(study.folder.parent)
     try:
         whole = driver.sit(study, corpus, console, search=search, address=address, tracking_uri=uri, verbose=verbose)

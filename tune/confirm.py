@@ -6,7 +6,7 @@ the look in the study's ledger.
 
 from __future__ import annotations
 
-import getpass
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file, save_file
 
+from lfvd.batch import UNLABELLED
 from lfvd.corpus import Corpus
 from lfvd.files import atomic_path
+from lfvd.metrics import confusion_matrix
 from lfvd.model import build_model
 from lfvd.runinfo import pick_device, run_info
-from lfvd.trainer import evaluate, read_result
+from lfvd.trainer import Evaluation, evaluate, read_result
 from tune.journal import Study
 from tune.search import ranked
 from tune.trial import Job
@@ -123,10 +125,10 @@ class Confirmed:
 
 
 def ranking(study: Study) -> list[Confirmed]:
-    """Finalists with all seeds done, best mean validation W-F1 first."""
+    """Trials with all seeds done, best mean validation W-F1 first."""
     runs = {(run["trial"], run["seed"]): run for run in study.confirmed()}
     seeds = study.plan.confirm.seeds
-    whole = [n for n in finalists(study) if all((n, s) in runs for s in seeds)]
+    whole = [n for n in dict.fromkeys(n for n, _ in runs) if all((n, s) in runs for s in seeds)]
     found = []
     for number in whole:
         mean, std = mean_std([{k: v for k, v in runs[number, s].items() if k.startswith("val/")} for s in seeds])
@@ -142,37 +144,45 @@ def mean_std(rows: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, 
 
 
 def open_test(study: Study, corpus: Corpus) -> dict[int, list[dict[str, float]]]:
-    """Scores of winner and baseline on test, for each seed; looked at once and from then on read from the ledger.
+    """Scores of winner and baseline on test, for each seed; each is looked at once and then read from the ledger.
 
     corpus: the whole one, with its test split. Returns trial → `test/…` metrics in the order of the plan's seeds.
     """
-    ranked_trials = [c.trial for c in ranking(study)]
-    numbers = [n for n in dict.fromkeys([ranked_trials[0], BASELINE]) if n in ranked_trials]
-    seeds = study.plan.confirm.seeds
-    for look in study.looks():
-        if look["trials"] == numbers and look["seeds"] == list(seeds):
-            return {int(k): v for k, v in look["scores"].items()}
-    scores = {n: [_test_scores(study, corpus, n, s) for s in seeds] for n in numbers}
-    look = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "host": socket.gethostname(),
-        "user": getpass.getuser(),
-        "command": run_info("cpu")["command"],
-        "data": corpus.fingerprint,
-        "trials": numbers,
-        "seeds": list(seeds),
-        "scores": scores,
-    }
-    study.append_look(look)
-    return scores
+    order = [c.trial for c in ranking(study)]
+    numbers = list(dict.fromkeys([order[0], *(n for n in order if n == BASELINE)]))
+    seeds = list(study.plan.confirm.seeds)
+    if missing := [n for n in numbers if n not in seen_test_scores(study)]:
+        look = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "host": socket.gethostname(),
+            "user": os.environ.get("USER", f"uid {os.getuid()}"),
+            "command": run_info("cpu")["command"],
+            "data": corpus.fingerprint,
+            "trials": missing,
+            "seeds": seeds,
+        }
+        study.append_look({**look, "scores": {n: [_test_scores(study, corpus, n, s) for s in seeds] for n in missing}})
+    seen = seen_test_scores(study)
+    return {n: seen[n] for n in numbers}
+
+
+def seen_test_scores(study: Study) -> dict[int, list[dict[str, float]]]:
+    """The ledger's scores: trial → `test/…` metrics in the order of the plan's seeds."""
+    seeds = list(study.plan.confirm.seeds)
+    return {int(n): rows for look in study.looks() if look["seeds"] == seeds for n, rows in look["scores"].items()}
 
 
 def _test_scores(study: Study, corpus: Corpus, trial: int, seed: int) -> dict[str, float]:
+    return {f"test/{k}": v for k, v in _evaluate(study, corpus, trial, seed, "test").scores().items()}
+
+
+def _evaluate(study: Study, corpus: Corpus, trial: int, seed: int, split: str) -> Evaluation:
+    """A confirmed run's predictions for a split."""
     config = study.config_of(trial)
     device = pick_device(config.run.device)
     model = build_model(config, corpus.widths(config.data.modalities), len(corpus.info.classes)).to(device)
     model.load_state_dict(load_file(study.weights(trial, seed)))
-    return {f"test/{k}": v for k, v in evaluate(model, corpus, "test", device=device).scores().items()}
+    return evaluate(model, corpus, split, device=device)
 
 
 def write_best(study: Study, corpus: Corpus) -> Path:
@@ -182,6 +192,7 @@ def write_best(study: Study, corpus: Corpus) -> Path:
     baseline = next((c for c in order if c.trial == BASELINE), None)
     tests = open_test(study, corpus) if len(corpus.indices("test")) else {}
     trial = study.trials[winner.trial]
+    _draw_confusion(study, corpus, winner.trial)
     provenance = {
         "study": study.name,
         "trial": winner.trial,
@@ -201,6 +212,22 @@ def write_best(study: Study, corpus: Corpus) -> Path:
     path = study.folder / "best.yaml"
     study.config_of(winner.trial).to_yaml(path, provenance)
     return path
+
+
+def _draw_confusion(study: Study, corpus: Corpus, trial: int) -> None:
+    """The winner's confusion matrix on validation, over all seeds."""
+    from lfvd.plots import confusion
+
+    classes, seeds = corpus.info.classes, study.plan.confirm.seeds
+    found = [_evaluate(study, corpus, trial, seed, "valid") for seed in seeds]
+    known = [each.label != UNLABELLED for each in found]
+    counts = sum(
+        (confusion_matrix(e.label[k], e.prediction[k], len(classes)) for e, k in zip(found, known, strict=True)),
+        start=np.zeros((len(classes), len(classes)), np.int64),
+    )
+    simulated = f"\nSIMULATED: {', '.join(study.data.simulated)}" if study.data.simulated else ""
+    title = f"{study.name}: trial {trial} on {study.data.name}, validation split, {len(seeds)} seeds{simulated}"
+    confusion(study.folder / "confusion_valid.png", counts, classes=classes, title=title)
 
 
 def _figures(confirmed: Confirmed, tests: dict[int, list[dict[str, float]]]) -> dict[str, Any]:

@@ -49,7 +49,9 @@ class DataSource:
     def of(cls, corpus: Corpus, path: str | Path) -> DataSource:
         """A corpus and where it was read from."""
         info = corpus.info
-        return cls(path=str(path), name=info.name, fingerprint=corpus.fingerprint, simulated=info.simulated)
+        return cls(
+            path=str(Path(path).absolute()), name=info.name, fingerprint=corpus.fingerprint, simulated=info.simulated
+        )
 
 
 class Study:

@@ -98,13 +98,13 @@ class SearchView:
     def _pace(self) -> str:
         spent, plan = self.jobs.spent, self.jobs.plan
         epochs = spent.epochs - self.epochs_before
-        parts = [clock(spent.wall)]
+        parts = [clock(spent.here)]
         ended = self.jobs.ended_here
         if ended:
             left = plan.trials - len(self.jobs.states) + len(self.jobs.running)
-            parts.append(f"about {clock(spent.wall / ended * left)} left")
-            parts.append(f"{3600 * ended / spent.wall:.0f} trials/h")
-        parts.append(f"{3600 * epochs / max(spent.wall, 1e-9):.0f} epochs/h")
+            parts.append(f"about {clock(spent.here / ended * left)} left")
+            parts.append(f"{3600 * ended / spent.here:.0f} trials/h")
+        parts.append(f"{3600 * epochs / max(spent.here, 1e-9):.0f} epochs/h")
         if plan.resources.gpu:
             parts.append(f"{self.jobs.gpu_hours:.2f} GPU-hours")
         return " · ".join(parts)

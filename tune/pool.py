@@ -10,16 +10,19 @@ import json
 import logging
 import math
 import os
+import re
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; without it each import warns
 import ray
 import ray.tune as ray_tune
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -33,10 +36,16 @@ from tune.trial import Job, run_job
 RETRIES = 2
 """How often a job whose worker died is started again, from its checkpoint."""
 
+PROBE_SECONDS = 60
+"""How long to wait for a place to look for a GPU."""
+
+_T = TypeVar("_T")
+
 _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # epochs.jsonl is the log
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver winds down itself
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # snapshots are not used
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a banner even at verbosity 0
@@ -68,9 +77,9 @@ class Source(Protocol):
 class _Jobs(Searcher):  # type: ignore[misc]
     """Source → Ray, as many at a time as there are slots."""
 
-    def __init__(self, source: Source, slots: Callable[[], int]) -> None:
+    def __init__(self, source: Source, slots: Callable[[], int], gave_up: Callable[[str], None]) -> None:
         super().__init__(metric="record", mode="max")
-        self.source, self.slots = source, slots
+        self.source, self.slots, self.gave_up = source, slots, gave_up
         self.running: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -84,6 +93,8 @@ class _Jobs(Searcher):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         self.running.discard(trial_id)
+        if error:
+            self.gave_up(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal holds the state."""
@@ -96,48 +107,74 @@ class _Jobs(Searcher):  # type: ignore[misc]
 
 
 class _News(FIFOScheduler):  # type: ignore[misc]
-    """Ray → Source: each report once, and how each job ended."""
+    """Ray → Source: each report once, and how each job ended.
+
+    Ray would take an error of the Source itself (a full disk, say) for one of the job, and go on: it is kept in `error`,
+    everything winds down, and `run_jobs` raises it.
+    """
 
     def __init__(self, source: Source) -> None:
         super().__init__()
         self.source = source
         self.ended: set[str] = set()
+        self.broken: dict[str, Any] = {}
+        self.error: Exception | None = None
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         job: Job = trial.config["job"]
         if reason := result.get("failure"):
             self._end(trial, lambda: self.source.failed(job, reason))
             return str(TrialScheduler.STOP)
-        if self.source.report(job, json.loads(result["record"])):
+        stop = self._tell(lambda: self.source.report(job, json.loads(result["record"])))
+        if stop:
             self.ended.add(trial.trial_id)
-            return str(TrialScheduler.STOP)
-        return str(TrialScheduler.CONTINUE)
+        return str(TrialScheduler.STOP if stop or self.error else TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        if not self.source.stopping():
-            self._end(trial, lambda: self.source.finished(trial.config["job"]))
+        self._end(trial, lambda: self.source.finished(trial.config["job"]))
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        reason = _last_line(trial.get_error()) or "the worker ended without a word"
+        # Ray says so before each retry too; when it gave up, it also tells the searcher.
+        self.broken[trial.trial_id] = trial
+
+    def gave_up(self, trial_id: str) -> None:
+        """The job's last retry ended in an error."""
+        trial = self.broken[trial_id]
+        # Ray's own get_error looks where the file is copied to later.
+        reason = _cause(Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "")
         self._end(trial, lambda: self.source.failed(trial.config["job"], reason))
 
     def _end(self, trial: Any, tell: Callable[[], None]) -> None:
-        if trial.trial_id not in self.ended:
+        if trial.trial_id not in self.ended and self.error is None:
             self.ended.add(trial.trial_id)
-            tell()
+            self._tell(tell)
+
+    def _tell(self, tell: Callable[[], _T]) -> _T | None:
+        try:
+            return tell()
+        except Exception as error:
+            self.error = self.error or error
+            return None
 
 
 class _WindDown(Stopper):  # type: ignore[misc]
-    """Ends the run when the source says so."""
+    """Ends the run when the source says so, or broke."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source, news: _News) -> None:
+        self.source, self.news = source, news
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.source.stopping()
+        return self.news.error is not None or self.source.stopping()
+
+
+def _cause(text: str) -> str:
+    """The exception's own line in Ray's error text, whose end may be boilerplate."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (named or lines or ["the worker ended without a word"])[-1][:300]
 
 
 def _last_line(error: object) -> str:
@@ -150,15 +187,29 @@ def cluster(resources: ResourcesPlan, *, address: str | None = None, verbose: bo
     """A Ray of this machine's own, or the named one. Raises InputError where no node can hold one trial."""
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
-    level = logging.INFO if verbose else logging.ERROR
+    # At ERROR, Ray prints each lost worker's traceback across the live table; the journal holds the reason.
+    level = logging.INFO if verbose else logging.CRITICAL
     logging.getLogger("ray").setLevel(level)
+    if address is not None:
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as `ray start` does; init only for `auto`
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         # `local` unless named: a plain init follows the address file of any dead cluster and hangs.
         ray.init(address=address or "local", log_to_driver=verbose, logging_level=level)
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if isinstance(error.__cause__ or error, ray.exceptions.AuthenticationError):
+            raise InputError(
+                f"--address {address}: the Ray cluster there wants another token: copy ~/.ray/auth_token of its head, "
+                "or start it with RAY_AUTH_MODE=disabled"
+            ) from None
+        if address is None:
+            raise  # no input of the user's
         raise InputError(
             f"--address {address}: no Ray cluster answers there ({_last_line(error)}): start one with `ray start --head`"
         ) from None
+    finally:
+        for number, handler in handlers.items():  # Ray puts its own in their place
+            signal.signal(number, handler)
     try:
         if _slots(resources) == 0:
             have = "; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in _nodes())
@@ -180,7 +231,10 @@ def sees_gpu(resources: ResourcesPlan) -> bool:
 
         return torch.cuda.is_available()
 
-    return bool(ray.get(probe.remote()))
+    try:
+        return bool(ray.get(probe.remote(), timeout=PROBE_SECONDS))
+    except ray.exceptions.GetTimeoutError:
+        return True  # the cluster is busy with other work: nothing is known
 
 
 def _nodes() -> list[dict[str, float]]:
@@ -204,6 +258,8 @@ def _shares(gpus: float, gpu: float) -> float:
 def run_jobs(source: Source, corpus: Corpus, resources: ResourcesPlan) -> None:
     """Run all jobs of a source on the cluster that `cluster` opened; returns when it is exhausted or stopping.
 
+    Raises what the source raised.
+
     The corpus goes into Ray's object store once; workers map it without a copy.
     """
     seen = {"at": -math.inf, "slots": 0}
@@ -220,12 +276,13 @@ def run_jobs(source: Source, corpus: Corpus, resources: ResourcesPlan) -> None:
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(run_job, corpus=corpus), PlacementGroupFactory([bundle])
     )
+    news = _News(source)
     with tempfile.TemporaryDirectory(prefix="lfvd-tune-") as scratch:
         tuner = ray_tune.Tuner(
             trainable,
             tune_config=ray_tune.TuneConfig(
-                search_alg=_Jobs(source, slots),
-                scheduler=_News(source),
+                search_alg=_Jobs(source, slots, news.gave_up),
+                scheduler=news,
                 num_samples=-1,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.config["job"].name,
@@ -234,8 +291,10 @@ def run_jobs(source: Source, corpus: Corpus, resources: ResourcesPlan) -> None:
                 name="ray",
                 storage_path=str(Path(scratch).absolute()),
                 verbose=0,
-                stop=_WindDown(source),
+                stop=_WindDown(source, news),
                 failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
             ),
         )
         tuner.fit()
+    if news.error is not None:
+        raise news.error

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tune.confirm import BASELINE, Confirmed, finalists, mean_std, ranking
+from tune.confirm import BASELINE, Confirmed, finalists, mean_std, ranking, seen_test_scores
 from tune.journal import Study
 from tune.live import compact
 from tune.search import FAILED, STOPPED, WORDS, ranked, tally
@@ -31,6 +32,8 @@ def show_status(study: Study, console: Console) -> None:
     trials = study.trials
     console.print(f"\n[bold]{escape(title(study))}[/]")
     counts = tally(WORDS[t.state] for t in trials)
+    # Whether a driver is at work is not known here.
+    counts = {"unfinished": counts.pop("running"), **counts}
     states = " · ".join(f"{count} {word}" for word, count in counts.items())
     console.print(f"search: {len(trials)} of {study.plan.trials} trials: {states}")
     if best := ranked(study)[:TOP]:
@@ -50,7 +53,8 @@ def _trials(trials: Sequence[FrozenTrial]) -> Table:
         table.add_column(name, justify="right")
     table.add_column("end")
     for trial in trials:
-        end = f"stopped at {trial.user_attrs[STOPPED]}" if STOPPED in trial.user_attrs else "finished"
+        end = f"stopped at {trial.user_attrs[STOPPED]}" if STOPPED in trial.user_attrs else WORDS[trial.state]
+        end = "unfinished" if trial.state == TrialState.RUNNING else end
         name = f"{trial.number}" + (" (baseline)" if trial.number == BASELINE else "")
         best = max(trial.intermediate_values.values())
         table.add_row(name, f"{100 * best:.2f}", str(max(trial.intermediate_values)), end)
@@ -60,13 +64,13 @@ def _trials(trials: Sequence[FrozenTrial]) -> Table:
 def show_best(study: Study, console: Console) -> None:
     """The finalists, ranked; winner and baseline by class, on validation and, where opened, test; what to type next."""
     order = ranking(study)
-    tests = {int(k): v for look in study.looks() for k, v in look["scores"].items()}
+    tests = seen_test_scores(study)
     console.print(f"\n[bold]{escape(title(study))}[/]")
     console.print(_ranking(study, order, tests))
     console.print(_classes(order, tests))
     values = study.trials[order[0].trial].params
     console.print(f"winner: trial {order[0].trial}   {compact(values)}", markup=False)
-    best, data = study.folder / "best.yaml", study.data.path
+    best, data = study.folder / "best.yaml", os.path.relpath(study.data.path)
     seeds = ",".join(str(s) for s in study.plan.confirm.seeds)
     console.print(f"\nwritten: {best}\nnext:", highlight=False)
     for line in (

@@ -24,6 +24,9 @@ from tune.trial import Job
 STOPPED, FAILED = "stopped", "failure"
 """Trial attributes that hold why a trial was stopped at a rung, and why it failed."""
 
+WALL = "wall_seconds"
+"""Study attribute: seconds that the search took so far, noted whenever a trial ends."""
+
 
 WORDS = {
     TrialState.RUNNING: "running",
@@ -56,12 +59,19 @@ class Spent:
     epochs: int = 0
     seconds: float = 0.0
     """Training seconds, summed over trials."""
+    earlier: float = 0.0
+    """Seconds of earlier sittings."""
     started: float = field(default_factory=time.monotonic)
 
     @property
-    def wall(self) -> float:
+    def here(self) -> float:
         """Seconds of this sitting."""
         return time.monotonic() - self.started
+
+    @property
+    def wall(self) -> float:
+        """Seconds of all sittings."""
+        return self.earlier + self.here
 
 
 class SearchJobs:
@@ -71,7 +81,7 @@ class SearchJobs:
         self.study, self.plan, self.interrupted = study, study.plan, interrupted
         self.rungs = Rungs(study.plan.scheduler)
         self.running: dict[str, Running] = {}
-        self.spent = Spent()
+        self.spent = Spent(earlier=study.optuna.user_attrs.get(WALL, 0.0))
         self.best: dict[int, float] = {}  # trial → best value so far
         self.states = {t.number: WORDS[t.state] for t in study.trials}
         self.params = {t.number: dict(t.params) for t in study.trials}
@@ -112,7 +122,7 @@ class SearchJobs:
             return None
         if self.resumable:
             return self._job(self.resumable.pop(0))
-        number = len(self.study.trials)
+        number = len(self.states)
         if number >= self.plan.trials:
             return None
         self.study.optuna.sampler = sampler_for(self.plan.sampler, number)
@@ -146,7 +156,7 @@ class SearchJobs:
 
     def exhausted(self) -> bool:
         """No trial is left to start."""
-        used_up = not self.resumable and len(self.study.trials) >= self.plan.trials
+        used_up = not self.resumable and len(self.states) >= self.plan.trials
         return used_up or self.stopping()
 
     def stopping(self) -> bool:
@@ -191,6 +201,7 @@ class SearchJobs:
     def _tell(self, name: str, state: TrialState, value: float | None = None) -> None:
         running = self.running.pop(name)
         self.study.optuna.tell(running.trial, value, state=state)
+        self.study.optuna.set_user_attr(WALL, self.spent.wall)
         self.states[running.trial.number] = WORDS[state]
         self.ended_here += 1
         self.study.checkpoint(name).unlink(missing_ok=True)
@@ -201,12 +212,9 @@ def _name(trial: optuna.Trial) -> str:
 
 
 def ranked(study: Study) -> list[FrozenTrial]:
-    """Trials worth a confirmation, best first: finished ones by value, then stopped ones by epochs and value."""
-    finished = [t for t in study.trials if t.state == TrialState.COMPLETE]
-    stopped = [t for t in study.trials if t.state == TrialState.PRUNED and t.intermediate_values]
+    """Trials that did not fail, best validation W-F1 first; stopped and unfinished ones by what they had reached.
 
-    def reached(trial: FrozenTrial) -> tuple[int, float]:
-        epoch = max(trial.intermediate_values)
-        return epoch, trial.intermediate_values[epoch]
-
-    return sorted(finished, key=lambda t: t.value or 0.0, reverse=True) + sorted(stopped, key=reached, reverse=True)
+    The best value so far only rises, so a stopped trial's place is what it would have at least.
+    """
+    usable = [t for t in study.trials if t.state != TrialState.FAIL and t.intermediate_values]
+    return sorted(usable, key=lambda t: max(t.intermediate_values.values()), reverse=True)

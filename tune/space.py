@@ -325,6 +325,16 @@ class _Reader:
                     f"`space.{parameter.key}` leaves out the base's own value {base!r}, which is the first trial of every "
                     "search: widen it, or take another base"
                 )
+        scheduler = plan.scheduler
+        if scheduler.kind == "asha" and scheduler.grace_epochs >= scheduler.max_epochs:
+            self.problems.append(
+                f"`scheduler.grace_epochs` {scheduler.grace_epochs} leaves asha no rung below `scheduler.max_epochs` "
+                f"{scheduler.max_epochs}: lower it, or take kind: none"
+            )
+        if plan.budget.gpu_hours and not plan.resources.gpu:
+            self.problems.append(
+                "`budget.gpu_hours` limits nothing where `resources.gpu` is 0: give one of them another value"
+            )
         tangled = [plan.space[k] for k in _ENTANGLED if k in plan.space]
         before = len(self.problems)
         for values in itertools.product(*(p.ends() for p in tangled)):
@@ -356,10 +366,11 @@ def _seconds(text: str) -> float:
 
 def _wall(value: Any) -> str | None:
     try:
-        _seconds(value)
+        if _seconds(value) > 0:
+            return None
     except (ValueError, AttributeError):
-        return f"the value of `budget.wall` is {value!r}, but must be a number with s, m, h or d, such as 90m"
-    return None
+        pass  # said below
+    return f"the value of `budget.wall` is {value!r}, but must be a number above 0 with s, m, h or d, such as 90m"
 
 
 def _max_concurrent(value: Any) -> str | None:
@@ -369,8 +380,10 @@ def _max_concurrent(value: Any) -> str | None:
 
 
 def _gpu(value: float) -> str | None:
-    if value <= 1 or value == int(value):
+    if value == int(value) or 0.01 <= value < 1:
         return None
+    if value < 0.01:
+        return f"the value of `resources.gpu` is {value!r}, but a share of a GPU must be at least 0.01: try 0.25"
     return (
         f"the value of `resources.gpu` is {value!r}, but must be a share of one GPU or a whole number: try {int(value)}"
     )

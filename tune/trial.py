@@ -10,6 +10,7 @@ from typing import Any
 
 from lfvd.config import Config
 from lfvd.corpus import Corpus
+from lfvd.files import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +25,19 @@ class Job:
 
 
 def run_job(config: dict[str, Any], corpus: Corpus) -> None:
-    """Ray Tune's function trainable: each epoch is reported as one JSON text, a failure of the run itself as its reason.
+    """Ray Tune's function trainable: each epoch is reported as one JSON text, a diverged run as its reason.
 
-    The worker serves many trials (actor reuse), so everything is built anew from the job. A failure of the machine (the
-    process dies) is Ray's to retry; a failure of the run would only repeat itself, so it is told and not raised.
+    The worker serves many trials (actor reuse), so everything is built anew from the job. What would only repeat itself, a
+    diverged run or a config that does not fit, is told; anything else is raised, and Ray retries it in a fresh process,
+    since after some errors of a device the old one is of no use.
     """
     import ray.tune as ray_tune
     import torch
 
-    from lfvd.trainer import train
+    from lfvd.trainer import NonFiniteLoss, train
 
+    # Ray drops a trial without a word when the last one's thread has not ended by then; the default is 2 s.
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     job: Job = config["job"]
     if not job.gpu:
         # Ray leaves the variable alone for a trial without GPUs, which would then see all of them.
@@ -50,5 +54,5 @@ def run_job(config: dict[str, Any], corpus: Corpus) -> None:
             checkpoint=job.checkpoint,
             report=lambda record: ray_tune.report({"record": json.dumps(record)}),
         )
-    except Exception as error:
+    except (NonFiniteLoss, InputError) as error:
         ray_tune.report({"failure": f"{type(error).__name__}: {error}"})

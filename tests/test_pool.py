@@ -1,0 +1,395 @@
+"""Jobs on a real Ray: in parallel, after a worker's death, with logical GPUs; failures are told, not hidden.
+
+One cluster of `ray start` for the whole file, on loopback, with ports and a temporary folder of its own.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+
+from lfvd.corpus import Corpus
+from lfvd.files import InputError
+from lfvd.trainer import train
+from tune import driver, pool
+from tune.journal import Study
+from tune.search import FAILED, SearchJobs
+from tune.space import ResourcesPlan
+from tune.trial import Job, run_job
+
+# Ray 2.60 leaves its sockets and the ends of its pipes to the collector when a driver leaves a cluster.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+LOOPBACK = "127.0.0.2"
+"""Ray takes 127.0.0.1 in an address for the machine's name, and looks for the cluster at its outer address."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Two cores and two GPUs that are numbers only."""
+    port, scratch = free_port(), tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: it goes into socket names
+    argv = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
+    argv += [f"--node-ip-address={LOOPBACK}", f"--port={port}", f"--temp-dir={scratch}", "--include-dashboard=false"]
+    argv += [f"--dashboard-agent-listen-port={free_port()}", "--num-cpus=2", "--num-gpus=2"]
+    with open(Path(scratch) / "head.txt", "w") as log:
+        head = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 90
+        while "Ray runtime started" not in (text := (Path(scratch) / "head.txt").read_text()):
+            assert head.poll() is None, text
+            assert time.monotonic() < deadline, text
+            time.sleep(0.2)
+        yield f"{LOOPBACK}:{port}"
+    finally:
+        head.terminate()  # --block ends with all that it started
+        try:
+            head.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def connected(address: str) -> Iterator[None]:
+    """This process as a driver of that cluster; its environment as it was, afterwards."""
+    before = dict(os.environ)
+    this = sys.modules[__name__]
+    pool.ray.cloudpickle.register_pickle_by_value(this)  # workers cannot import a test file
+    with pool.cluster(ResourcesPlan(), address=address):
+        yield
+    pool.ray.cloudpickle.unregister_pickle_by_value(this)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def spied_job(config: dict, corpus: Corpus) -> None:
+    """`run_job` with a line for each start and end in `<checkpoint>.trace`."""
+    job: Job = config["job"]
+    trace = Path(job.checkpoint).with_suffix(".trace")
+
+    def note(**what: object) -> None:
+        with trace.open("a") as file:
+            file.write(json.dumps({"pid": os.getpid(), "time": time.time(), **what}) + "\n")
+
+    features = corpus.features["l"]
+    note(at="start", gpus=os.environ.get("CUDA_VISIBLE_DEVICES"), writable=features.flags.writeable)
+    base = features
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    note(at="memory", owner=type(base).__name__, owns=features.flags.owndata)
+    run_job(config, corpus)
+    note(at="end", gpus=os.environ.get("CUDA_VISIBLE_DEVICES"), cwd=os.getcwd())
+
+
+def traces(checkpoint: str | Path) -> list[dict]:
+    return [json.loads(line) for line in Path(checkpoint).with_suffix(".trace").read_text().splitlines()]
+
+
+class Listed:
+    """A source of listed jobs; stops nothing, remembers everything."""
+
+    def __init__(self, jobs: list[Job], on_report: Callable[[Job, dict], None] = lambda job, record: None) -> None:
+        self.waiting, self.on_report = list(jobs), on_report
+        self.records: dict[str, list[dict]] = defaultdict(list)
+        self.ended: dict[str, str] = {}
+
+    def next(self) -> Job | None:
+        return self.waiting.pop(0) if self.waiting else None
+
+    def exhausted(self) -> bool:
+        return not self.waiting
+
+    def stopping(self) -> bool:
+        return False
+
+    def report(self, job: Job, record: dict) -> str | None:
+        self.records[job.name].append(record)
+        self.on_report(job, record)
+        return None
+
+    def finished(self, job: Job) -> None:
+        assert job.name not in self.ended
+        self.ended[job.name] = "finished"
+
+    def failed(self, job: Job, reason: str) -> None:
+        assert job.name not in self.ended
+        self.ended[job.name] = reason
+
+
+@pytest.fixture
+def make_job(tmp_path, tiny_config):
+    def make(name: str, seed: int = 0, gpu: float = 0.0, **values) -> Job:
+        config = tiny_config.with_values(
+            {"data.modalities": "l", **{k.replace("__", "."): v for k, v in values.items()}}
+        )
+        return Job(name=name, config=config, seed=seed, checkpoint=str(tmp_path / f"{name}.pt"), gpu=gpu)
+
+    return make
+
+
+def untimed(history: list[dict]) -> list[dict]:
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+
+
+def test_jobs_in_parallel(connected, make_job, tiny_corpus, monkeypatch):
+    """Two at a time on workers that are used again; failures with their reasons beside what goes well; the same bits."""
+    monkeypatch.setattr(pool, "run_job", spied_job)
+    good = [make_job(f"good{seed}", seed, run__epochs=12) for seed in range(3)]
+    nan = make_job("nan", data__modalities="a", data__standardise=False)
+    missing = make_job("missing", data__modalities="l,v")
+    source = Listed([good[0], good[1], missing, nan, good[2]])
+    corpus = tiny_corpus.restricted("train", "valid")
+    huge = np.sign(corpus.features["a"]) * np.float32(3e38)
+    corpus = dataclasses.replace(corpus, features={"l": corpus.features["l"], "a": huge})
+    pool.run_jobs(source, corpus, ResourcesPlan())
+    assert source.ended == {
+        **{job.name: "finished" for job in good},
+        "missing": "CorpusError: the corpus TINY has no visual features, but `data.modalities` names v: import them, or use "
+        "`--set data.modalities=l,a`",
+        "nan": "NonFiniteLoss: epoch 1, batch 1 of 2: the classification loss is not finite: lower `optim.lr` or "
+        "`optim.clip_norm`, or raise `loss.temperature`",
+    }
+    assert set(source.records) == {job.name for job in good}
+    for job in good:
+        alone = train(job.config, corpus, job.seed)
+        assert untimed(source.records[job.name]) == untimed(alone.history)
+    for job in (missing, nan):
+        assert [line["at"] for line in traces(job.checkpoint)].count("start") == 1, "what a run does wrong is final"
+    lines = {job.name: traces(job.checkpoint) for job in [*good, missing, nan]}
+    assert len({line["pid"] for each in lines.values() for line in each}) == 2, "each of the two workers is used again"
+    spans = sorted((each[0]["time"], each[-1]["time"]) for each in lines.values())
+    assert any(second[0] < first[1] for first, second in itertools.pairwise(spans)), "two at a time"
+    assert all(sum(a <= t < b for a, b in spans) <= 2 for t, _ in spans), "never three"
+    for start, memory, end in (lines[job.name] for job in good):
+        assert start["writable"] is False
+        assert memory["owns"] is False
+        assert memory["owner"] != "ndarray", "the array lies in the object store, not in the worker"
+        assert end["gpus"] == "", "a job without GPUs sees none"
+        assert end["cwd"] == os.getcwd()
+
+
+def kill_once(path: Path, at: int) -> Callable[[Job, dict], None]:
+    """SIGKILL to the job's own worker when its epoch `at` arrives for the first time."""
+    killed = []
+
+    def look(job: Job, record: dict) -> None:
+        if record["epoch"] == at and not killed:
+            pid = traces(path / f"{job.name}.pt")[-1]["pid"]
+            assert pid != os.getpid()
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    return look
+
+
+def test_a_killed_worker_goes_on(connected, make_study, tiny_corpus, monkeypatch):
+    """From its checkpoint, under the same number, no epoch twice, and to the same end as undisturbed."""
+    monkeypatch.setattr(pool, "run_job", spied_job)
+    scheduler = {"kind": "none", "max_epochs": 20}
+    study = make_study(trials=1, scheduler=scheduler)
+    jobs = SearchJobs(study, lambda: False)
+    look, report = kill_once(study.folder / "checkpoints", 3), jobs.report
+    (study.folder / "checkpoints").mkdir()
+    jobs.report = lambda job, record: look(job, record) or report(job, record)
+    pool.run_jobs(jobs, tiny_corpus, ResourcesPlan())
+    [trial] = study.trials
+    assert (trial.number, trial.state) == (0, TrialState.COMPLETE)
+    records = study.epochs("search")
+    assert [r["epoch"] for r in records] == list(range(1, 21))
+    lines = traces(study.checkpoint("trial0"))
+    assert [line["at"] for line in lines] == ["start", "memory", "start", "memory", "end"]
+    assert lines[0]["pid"] != lines[2]["pid"]
+    alone = train(study.config_of(0), tiny_corpus, records[0]["seed"])
+    assert [r["val/wf1"] for r in records] == [r["val/wf1"] for r in alone.history]
+    assert trial.value == alone.best["val/wf1"]
+
+
+def dying_job(config: dict, corpus: Corpus) -> None:
+    """A worker that the machine kills each time."""
+    with Path(config["job"].checkpoint).with_suffix(".trace").open("a") as file:
+        file.write(json.dumps({"pid": os.getpid()}) + "\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_worker_that_always_dies(connected, make_study, tiny_corpus, monkeypatch):
+    """Twice again, then FAIL with Ray's word for it, and the search goes on."""
+    monkeypatch.setattr(pool, "run_job", dying_job)
+    study = make_study(trials=1)
+    (study.folder / "checkpoints").mkdir()
+    pool.run_jobs(SearchJobs(study, lambda: False), tiny_corpus, ResourcesPlan())
+    [trial] = study.trials
+    assert trial.state == TrialState.FAIL
+    assert "worker process has died" in trial.user_attrs[FAILED]
+    assert len(traces(study.checkpoint("trial0"))) == 1 + pool.RETRIES
+
+
+def test_logical_gpus(connected, make_job, make_study, tiny_corpus, monkeypatch):
+    """A quarter of a GPU that torch cannot see: one warning, trained on the CPU, one device number a worker."""
+    monkeypatch.setattr(pool, "run_job", spied_job)
+    resources = ResourcesPlan(gpu=0.25)
+    assert pool._slots(resources) == 2, "the cores are the limit"
+    assert pool._slots(ResourcesPlan(gpu=2)) == 1
+    assert pool._slots(ResourcesPlan(gpu=3)) == 0
+    study = make_study(resources={"gpu": 0.25})
+    console = Console(record=True, quiet=False, file=open(os.devnull, "w"), width=200)  # noqa: SIM115 (closed below)
+    driver._warn_without_gpu(study, console)
+    console.file.close()
+    text = console.export_text()
+    assert text == "warning: the plan asks 0.25 GPU a trial, but torch sees none there: training on CPU\n"
+    jobs = [make_job(f"job{seed}", seed, gpu=0.25, run__device="auto") for seed in range(2)]
+    source = Listed(jobs)
+    pool.run_jobs(source, tiny_corpus, resources)
+    assert source.ended == {"job0": "finished", "job1": "finished"}
+    for job in jobs:
+        assert traces(job.checkpoint)[-1]["gpus"] in ("0", "1")
+        assert untimed(source.records[job.name]) == untimed(train(job.config, tiny_corpus, job.seed).history)
+
+
+def test_nothing_is_warned_of_without_gpus(make_study):
+    study = make_study()
+    driver._warn_without_gpu(study, None)
+
+
+@pytest.mark.slow
+def test_search_on_ray(connected, make_study, tiny_corpus):
+    """One at a time, the search decides as it does without Ray: the same trials, states and records."""
+    from test_confirm import run_here, untimed
+
+    one = {"resources": {"max_concurrent": 1}}
+    study, alone = make_study("ray", **one), make_study("alone", **one)
+    pool.run_jobs(SearchJobs(study, lambda: False), tiny_corpus, study.plan.resources)
+    run_here(SearchJobs(alone, lambda: False), tiny_corpus)
+    assert untimed(study) == untimed(alone)
+    for mine, theirs in zip(study.trials, alone.trials, strict=True):
+        assert (mine.state, mine.params, mine.value) == (theirs.state, theirs.params, theirs.value)
+        assert (mine.user_attrs, mine.intermediate_values) == (theirs.user_attrs, theirs.intermediate_values)
+    assert {TrialState.COMPLETE, TrialState.PRUNED} == {t.state for t in study.trials}
+
+
+@pytest.mark.slow
+def test_interrupted_on_ray(connected, make_study, tiny_corpus):
+    """Asked to stop after five epochs: what runs stays unfinished, and goes on later without an epoch twice."""
+    study = make_study(trials=4)
+    jobs = SearchJobs(study, lambda: len(study.epochs()) >= 5)
+    pool.run_jobs(jobs, tiny_corpus, ResourcesPlan())
+    states = {t.number: t.state for t in study.trials}
+    assert TrialState.RUNNING in states.values()
+    assert TrialState.FAIL not in states.values(), [t.user_attrs for t in study.trials]
+    reopened = Study.open(study.folder)
+    pool.run_jobs(SearchJobs(reopened, lambda: False), tiny_corpus, ResourcesPlan())
+    keys = [(r["trial"], r["epoch"]) for r in reopened.epochs()]
+    assert len(keys) == len(set(keys))
+    assert TrialState.FAIL not in {t.state for t in reopened.trials}, [t.user_attrs for t in reopened.trials]
+    assert [t.number for t in reopened.trials] == list(range(4))
+
+
+@pytest.mark.slow
+def test_nothing_to_run(connected, tiny_corpus):
+    source = Listed([])
+    pool.run_jobs(source, tiny_corpus, ResourcesPlan())
+    assert source.ended == {}
+
+
+def test_no_cluster_there():
+    with pytest.raises(InputError) as error, pool.cluster(ResourcesPlan(), address="127.0.0.1:1,2"):
+        pass
+    assert str(error.value).startswith("--address 127.0.0.1:1,2: no Ray cluster answers there (")
+
+
+def nodes(*each: tuple[float, float]) -> Callable[[], list[dict]]:
+    return lambda: [{"CPU": cpu, **({"GPU": gpu} if gpu else {}), "memory": 1.0} for cpu, gpu in each]
+
+
+@pytest.mark.parametrize(
+    ("have", "cpu", "gpu", "slots"),
+    [
+        ([(2, 0)], 1, 0, 2),
+        ([(2, 0)], 3, 0, 0),
+        ([(2, 0), (5, 0)], 2, 0, 3),
+        ([(16, 1)], 1, 0.25, 4),
+        ([(3, 1)], 1, 0.25, 3),
+        ([(16, 2)], 1, 0.3, 6),
+        ([(16, 2)], 1, 0.6, 2),
+        ([(16, 2)], 1, 2, 1),
+        ([(16, 3), (16, 2)], 1, 2, 2),
+        ([(16, 1), (16, 1)], 1, 2, 0),
+        ([(64, 8)], 1, 1 / 7, 56),
+        ([(4, 0), (4, 1)], 1, 1, 1),
+    ],
+)
+def test_slots(monkeypatch, have, cpu, gpu, slots):
+    """A trial lies on one node, and a share below one on one device."""
+    monkeypatch.setattr(pool, "_nodes", nodes(*have))
+    assert pool._slots(ResourcesPlan(cpu=cpu, gpu=gpu)) == slots
+
+
+def test_resources_that_no_node_has(monkeypatch):
+    """An error at once: Ray itself waits for ever."""
+    shut = []
+    monkeypatch.setattr(pool.ray, "init", lambda **_: None)
+    monkeypatch.setattr(pool.ray, "shutdown", lambda: shut.append(1))
+    monkeypatch.setattr(pool, "_nodes", nodes((2, 0), (4, 1)))
+    with pytest.raises(InputError) as error, pool.cluster(ResourcesPlan(cpu=3, gpu=1.0 + 1)):
+        pass
+    assert str(error.value) == (
+        "`resources` asks 3 CPU and 2 GPU a trial, but no node has that (there is 2 CPU and 0 GPU; 4 CPU and 1 GPU): "
+        "lower `resources.cpu` or `resources.gpu`, or name a cluster with --address"
+    )
+    assert shut == [1]
+
+
+def test_last_line():
+    assert pool._last_line("Traceback\n  File x\nValueError: no\n\n") == "ValueError: no"
+    assert pool._last_line(None) == ""
+
+
+@pytest.mark.parametrize(("gpu", "visible"), [(0.0, ""), (0.5, "3")])
+def test_a_job_without_gpus_hides_them(make_job, monkeypatch, gpu, visible):
+    """Ray leaves the variable alone for a trial without GPUs."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    seen = []
+    monkeypatch.setattr("lfvd.trainer.train", lambda *a, **k: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]))
+    run_job({"job": make_job("x", gpu=gpu)}, None)
+    assert seen == [visible]
+
+
+def test_a_run_that_raises_is_told_not_raised(make_job, monkeypatch):
+    told = []
+    monkeypatch.setattr("ray.tune.report", told.append)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def broken(config, corpus, seed, *, checkpoint, report):
+        report({"epoch": 1, "val/wf1": math.pi})
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("lfvd.trainer.train", broken)
+    run_job({"job": make_job("x")}, None)
+    assert told == [{"record": json.dumps({"epoch": 1, "val/wf1": math.pi})}, {"failure": "RuntimeError: out of luck"}]

@@ -1,0 +1,358 @@
+"""`lfvd-tune` as a user has it: a whole search, again, interrupted, and one sentence for whatever is wrong."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PLAN
+
+from lfvd.config import Config
+from lfvd.corpus import Corpus
+from lfvd.files import read_yaml, write_yaml
+from tune.cli import main
+
+COMMAND = str(Path(sys.executable).with_name("lfvd-tune"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A simulated corpus of few dialogues and narrow features."""
+    from lfvd.simulate import simulate
+
+    path = tmp_path_factory.mktemp("data") / "small.safetensors"
+    simulate("meld", seed=0, dialogues=16, widths={"l": 8, "a": 4}).save(path)
+    return path
+
+
+def plan(path: Path, **changes) -> Path:
+    short = {"scheduler": {**PLAN["scheduler"], "max_epochs": 2}, "trials": 3}
+    values = {**PLAN, **short, "confirm": {"finalists": 1, "seeds": [0, 1]}, **changes}
+    write_yaml(path, values)
+    return path
+
+
+def command(*argv: object) -> list[str]:
+    return [COMMAND, *map(str, argv)]
+
+
+def run(*argv: object, **options) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "COLUMNS": "120"}
+    return subprocess.run(command(*argv), capture_output=True, text=True, timeout=300, env=environment, **options)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def searched(data, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """Folder of results with the study `first`, searched in one go, and what the command said."""
+    folder = tmp_path_factory.mktemp("searched")
+    done = run("search", plan(folder / "plan.yaml"), "--data", data, "--name", "first", "--results", folder / "results")
+    return folder / "results", done
+
+
+def test_whole_search(searched, data):
+    results, done = searched
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    study = results / "first"
+    config = Config.from_yaml(study / "best.yaml")
+    provenance = read_yaml(study / "best.yaml")["provenance"]
+    assert provenance["data"]["simulated"] == ["language", "audio"]
+    assert config.run.epochs == 2
+    trials = {r["trial"] for r in lines(study / "epochs.jsonl") if r["stage"] == "search"}
+    assert trials == {0, 1, 2}
+    assert len(lines(study / "test_looks.jsonl")) == 1
+    assert re.search(r"^search 3/3 trials, .* best trial \d \d+\.\d\d", done.stdout, re.MULTILINE)
+    assert re.search(r"^confirmation (\d)/\1 runs", done.stdout, re.MULTILINE)
+    assert "MELD (simulated); SIMULATED: language, audio" in done.stdout
+    assert f"winner: trial {provenance['trial']}" in done.stdout
+    assert f"written: {study}/best.yaml" in done.stdout.replace("\n", "")
+    assert (
+        f"  lfvd train {study}/best.yaml --data {os.path.relpath(data)} --seeds 0,1 --out runs/first"
+        in done.stdout.splitlines()
+    )
+    assert f"MLflow: mlflow ui --backend-store-uri sqlite:///{results}/mlflow.db" in done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_searching_again_trains_nothing(searched, data, tmp_path):
+    """In another process, from a copy of the folder: the same answer, and nothing new but the look's count."""
+    results = tmp_path / "results"
+    shutil.copytree(searched[0], results)
+    before = content(results / "first")
+    done = run("search", plan(tmp_path / "p.yaml"), "--data", data, "--name", "first", "--results", results)
+    assert (done.returncode, done.stderr) == (0, "")
+    after = content(results / "first")
+    for name in ("journal.log", "epochs.jsonl", "confirm.jsonl", "test_looks.jsonl"):
+        assert after[name] == before[name], name
+    old, new = (read_yaml(folder / "first" / "best.yaml") for folder in (searched[0], results))
+    for each in (old, new):
+        each["provenance"].pop("command")
+    assert new == old
+
+
+def test_status_and_best(searched, capsys):
+    results, _ = searched
+    for verb in ("status", "best"):
+        with pytest.raises(SystemExit) as end:
+            main([verb, "first", "--results", str(results)])
+        out, err = capsys.readouterr()
+        assert (end.value.code or 0, err) == (0, "")
+        assert "MELD (simulated); SIMULATED: language, audio" in out
+        if verb == "status":
+            assert "search: 3 of 3 trials: 0 unfinished" in out
+            assert "looks at the test split: 1" in out
+            assert re.search(r"confirmation: (\d) of \1 runs", out)
+        else:
+            assert "written:" in out
+            assert "winner: trial" in out
+
+
+@pytest.mark.slow
+def test_confirm_alone(searched, data, tmp_path):
+    """A run of the confirmation was lost: `confirm` runs that one, and finds the same winner."""
+    results = tmp_path / "results"
+    shutil.copytree(searched[0], results)
+    path = results / "first" / "confirm.jsonl"
+    runs = lines(path)
+    path.write_text("".join(json.dumps(run) + "\n" for run in runs[1:]))
+    epochs = (results / "first" / "epochs.jsonl").read_text().count("\n")
+    done = run("confirm", "first", "--results", results)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (results / "first" / "epochs.jsonl").read_text().count("\n") == epochs, "the epochs were written down before"
+
+    def untimed(each: list[dict]) -> list[dict]:
+        return sorted(({k: v for k, v in r.items() if k != "seconds"} for r in each), key=str)
+
+    assert untimed(lines(path)) == untimed(runs)
+
+
+def wait_for(path: Path, count: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 180
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [False, True], ids=["kill -INT", "Ctrl-C"])
+def test_interrupted(data, tmp_path, whole_group):
+    """In the middle of the search: 130, the command to go on; that command ends it, each trial finished once."""
+    settings = {"scheduler": {**PLAN["scheduler"], "max_epochs": 16, "grace_epochs": 8}, "trials": 3}
+    argv = ["search", plan(tmp_path / "p.yaml", **settings), "--data", data, "--name", "cut"]
+    argv += ["--results", tmp_path / "results"]
+    study = tmp_path / "results" / "cut"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command(*argv), start_new_session=True, **pipes) as process:
+        wait_for(study / "epochs.jsonl", 3, process)
+        if whole_group:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
+        else:
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (130, "")
+    told = out[out.index("winding down: everything is saved") :].splitlines()
+    assert told[-2:] == ["interrupted; the same command goes on:", "  " + " ".join(map(str, ["lfvd-tune", *argv]))]
+    before = lines(study / "epochs.jsonl")
+    assert before
+    assert not (study / "best.yaml").exists()
+    done = run(*argv)
+    assert (done.returncode, done.stderr) == (0, "")
+    epochs = lines(study / "epochs.jsonl")
+    assert epochs[: len(before)] == before
+    keys = [(r["stage"], r["trial"], r["seed"], r["epoch"]) for r in epochs]
+    assert len(keys) == len(set(keys))
+    searched = {t: [r["epoch"] for r in epochs if r["stage"] == "search" and r["trial"] == t] for t in range(3)}
+    assert all(seen == list(range(1, len(seen) + 1)) and len(seen) in (8, 16) for seen in searched.values()), searched
+    assert "search 3/3 trials" in done.stdout
+
+
+@pytest.mark.slow
+def test_every_trial_fails(data, tmp_path):
+    """Features that no training survives: 1, the first error, and no best.yaml."""
+    corpus = Corpus.open(data)
+    huge = {m: np.where(x < 0, -3e38, 3e38).astype(np.float32) for m, x in corpus.features.items()}
+    path = tmp_path / "huge.safetensors"
+    Corpus(**{**vars(corpus), "features": huge}).save(path)
+    fixed = {**PLAN["set"], "data.standardise": False}
+    argv = ["search", plan(tmp_path / "p.yaml", set=fixed), "--data", path, "--name", "bad", "--results", tmp_path]
+    done = run(*argv)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.fullmatch(
+        rf"lfvd-tune: {tmp_path}/bad: no trial came to a result; the first error: NonFiniteLoss: epoch 1, batch \d of \d: "
+        r"the \w+ loss is not finite: lower .*\n",
+        done.stderr,
+    )
+    assert "3 failed" in done.stdout
+    assert not (tmp_path / "bad" / "best.yaml").exists()
+    assert not (tmp_path / "bad" / "test_looks.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_resources_that_no_node_has(data, tmp_path):
+    """At once, in one sentence; with less, the same name works."""
+    argv = ["--data", data, "--name", "big", "--results", tmp_path]
+    started = time.monotonic()
+    done = run("search", plan(tmp_path / "p.yaml", resources={"cpu": 999}), *argv)
+    assert time.monotonic() - started < 60
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"lfvd-tune: `resources` asks 999 CPU and 0 GPU a trial, but no node has that \(there is \d+ CPU and 0 GPU\): "
+        r"lower `resources.cpu` or `resources.gpu`, or name a cluster with --address\n",
+        done.stderr,
+    )
+    again = run("search", plan(tmp_path / "p.yaml", trials=1, confirm={"finalists": 1, "seeds": [0]}), *argv)
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+def fails(capsys, *argv: object) -> str:
+    """The one sentence of a command that exits 2."""
+    with pytest.raises(SystemExit) as end:
+        main([str(arg) for arg in argv])
+    out, err = capsys.readouterr()
+    assert end.value.code == 2
+    assert out == ""
+    assert err.startswith("lfvd-tune: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    return err.removeprefix("lfvd-tune: ").rstrip("\n")
+
+
+def test_missing_data(tmp_path, capsys):
+    argv = ["search", plan(tmp_path / "p.yaml"), "--data", tmp_path / "gone.safetensors", "--results", tmp_path / "r"]
+    assert fails(capsys, *argv) == (
+        f"{tmp_path}/gone.safetensors: there is no such file: make it with `lfvd import` or `lfvd simulate`"
+    )
+    assert not (tmp_path / "r").exists()
+
+
+def test_foreign_data(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("no corpus")
+    argv = ["search", plan(tmp_path / "p.yaml"), "--data", tmp_path / "notes.txt", "--results", tmp_path / "r"]
+    assert fails(capsys, *argv).startswith(f"{tmp_path}/notes.txt: is not a whole safetensors file (")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_modality_that_the_corpus_lacks(tmp_path, data, capsys):
+    path = plan(tmp_path / "p.yaml", set={**PLAN["set"], "data.modalities": "l,v"})
+    assert fails(capsys, "search", path, "--data", data, "--results", tmp_path / "r") == (
+        "the corpus MELD (simulated) has no visual features, but `data.modalities` names v: import them, or use "
+        "`--set data.modalities=l,a`"
+    )
+    assert not (tmp_path / "r").exists()
+
+
+def test_bad_plan(tmp_path, data, capsys):
+    path = plan(tmp_path / "p.yaml", trials=0)
+    assert fails(capsys, "search", path, "--data", data, "--results", tmp_path / "r") == (
+        f"{path}: the value of `trials` is 0, but must be a whole number, at least 1"
+    )
+    path.write_text("space: [unclosed")
+    assert fails(capsys, "search", path, "--data", data).startswith(f"{path}: is not valid YAML: ")
+    assert "name a plan, or one of the shipped" in fails(capsys, "search", "nosuchplan", "--data", data)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "a\\b", ""])
+def test_name_that_is_no_name(tmp_path, data, capsys, name):
+    argv = ["search", plan(tmp_path / "p.yaml"), "--data", data, "--name", name, "--results", tmp_path / "r"]
+    if name:
+        assert fails(capsys, *argv) == (
+            f"--name {name!r}: must be a plain name, since it becomes a folder in {tmp_path}/r: leave out slashes"
+        )
+        assert not (tmp_path / "r").exists()
+    with pytest.raises(SystemExit):
+        main(["status", name, "--results", str(tmp_path)])
+    assert "must be a plain name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["status", "best", "confirm", "sync"])
+def test_unknown_study(searched, capsys, verb):
+    results, _ = searched
+    assert fails(capsys, verb, "secnod", "--results", results) == (
+        f"{results}/secnod: there is no such study: there are first"
+    )
+
+
+def test_another_plan_under_the_same_name(searched, data, tmp_path, capsys):
+    results, _ = searched
+    before = content(results)
+    path = plan(tmp_path / "p.yaml", sampler={**PLAN["sampler"], "seed": 9})
+    assert fails(capsys, "search", path, "--data", data, "--name", "first", "--results", results) == (
+        f"{results}/first: holds a study of another plan, which differs in `sampler.seed` (0 there, 9 here): "
+        "choose another --name, or go on with the old plan"
+    )
+    assert content(results) == before
+
+
+def test_confirm_on_other_data(searched, tiny_file, capsys):
+    results, _ = searched
+    text = fails(capsys, "confirm", "first", "--data", tiny_file, "--results", results)
+    assert re.fullmatch(
+        r".*/first: belongs to MELD \(simulated\) \w{12}, but the data given are TINY \w{12}: give the study's own data",
+        text,
+    )
+
+
+def test_data_of_the_study_are_gone(searched, tmp_path, capsys):
+    results = tmp_path / "results"
+    shutil.copytree(searched[0], results)
+    frozen = read_yaml(results / "first" / "plan.yaml")
+    frozen["data"]["path"] = str(tmp_path / "moved.safetensors")
+    write_yaml(results / "first" / "plan.yaml", frozen)
+    assert "moved.safetensors: there is no such file" in fails(capsys, "confirm", "first", "--results", results)
+
+
+def test_results_that_cannot_be_written(tmp_path, data, capsys):
+    (tmp_path / "file").write_text("")
+    argv = ["search", plan(tmp_path / "p.yaml"), "--data", data, "--name", "x", "--results", tmp_path / "file"]
+    assert re.fullmatch(r".*: Not a directory: check the path, its rights and the disk", fails(capsys, *argv))
+
+
+def test_best_before_the_confirmation(searched, tmp_path, capsys):
+    results = tmp_path / "results"
+    shutil.copytree(searched[0], results)
+    (results / "first" / "confirm.jsonl").unlink()
+    with pytest.raises(SystemExit) as end:
+        main(["best", "first", "--results", str(results)])
+    assert end.value.code == 1
+    assert capsys.readouterr().err == (
+        f"lfvd-tune: {results}/first: is not confirmed yet: run `lfvd-tune confirm first`\n"
+    )
+
+
+SLOW = {"ray", "torch", "optuna", "mlflow", "numpy", "pandas"}
+
+
+def test_help_is_fast_and_imports_nothing_slow():
+    code = "import sys\nfrom tune.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
+    code += "print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert not set(done.stderr.split()) & SLOW
+    for verb in ("search", "confirm", "best", "status", "sync"):
+        assert re.search(rf"^ +{verb} +[A-Z]", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_help_takes_less_than_a_second():
+    """The best of three: other work on the machine is not this command's."""
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        assert run("--help").returncode == 0
+        times.append(time.monotonic() - started)
+    assert min(times) < 1
