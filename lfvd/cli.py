@@ -66,6 +66,7 @@ def import_(
     seed: Annotated[int, typer.Option(help="Seed of simulated features.")] = 0,
 ) -> None:
     """Make a corpus from published data."""
+    _check_out(out)
     from lfvd.importers import import_meld, write_sentences
 
     given = {"l": language, "a": audio, "v": visual}
@@ -82,9 +83,17 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
 ) -> None:
     """Make a simulated corpus with the statistics of a real one."""
+    _check_out(out)
     from lfvd.simulate import simulate as make
 
-    _say_written(make(like, seed=seed, dialogues=dialogues).save(out), out)
+    corpus = make(like, seed=seed, dialogues=dialogues).save(out)
+    out.with_suffix(".parquet").unlink(missing_ok=True)  # sentences of what lay there before
+    _say_written(corpus, out)
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out {out}: must end in .safetensors: try {out.with_suffix('.safetensors')}")
 
 
 def _say_written(corpus: Corpus, *files: Path) -> None:
@@ -95,8 +104,12 @@ def _say_written(corpus: Corpus, *files: Path) -> None:
 def _data_line(corpus: Corpus) -> str:
     """`MELD, 1432 dialogues, 13708 utterances; SIMULATED: audio, visual`."""
     info = corpus.info
-    simulated = f"; SIMULATED: {', '.join(info.simulated)}" if info.simulated else ""
-    return f"{info.name}, {len(info.dialogues)} dialogues, {len(corpus.label)} utterances{simulated}"
+    return f"{info.name}, {len(info.dialogues)} dialogues, {len(corpus.label)} utterances{_simulated(corpus)}"
+
+
+def _simulated(corpus: Corpus) -> str:
+    names = corpus.info.simulated
+    return f"; SIMULATED: {', '.join(names)}" if names else ""
 
 
 @app.command()
@@ -124,7 +137,7 @@ def train(
 ) -> None:
     """Train, and keep the best epoch on validation.
 
-    The same command continues an interrupted run to the same result, and does nothing more for a finished one.
+    The same command continues an interrupted run (on a CPU to the same bits), and does nothing more for a finished one.
     """
     chosen = _config(config, set_ or [], {"run.device": device, "run.patience": patience})
     numbers = _seeds(seed, seeds)
@@ -231,4 +244,4 @@ def predict(
 
     rows = predict_run(run, corpus, split, out, sentences=data.with_suffix(".parquet"))
     _note_other_data(run, corpus)
-    print(f"wrote {out}: {rows} utterances")
+    print(f"wrote {out}: {rows} utterances{_simulated(corpus)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -18,7 +19,9 @@ from lfvd.files import InputError
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, numpy's and torch's global generators."""
+    """Seed Python's, numpy's and torch's global generators; on a GPU also ask for full float32 and repeatable kernels."""
+    torch.backends.cudnn.allow_tf32 = False  # on by default for recurrent layers
+    torch.backends.cudnn.deterministic = True
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries that use the old global generator must repeat too)
     torch.manual_seed(seed)
@@ -40,7 +43,7 @@ def run_info(device: torch.device | str) -> dict[str, Any]:
             **{name: _version(name) for name in ("lfvd", "torch", "numpy", "ray", "optuna", "mlflow")},
         },
         "device": torch.cuda.get_device_name() if str(device).startswith("cuda") else f"cpu ({os.cpu_count()} cores)",
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 
 

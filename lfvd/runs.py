@@ -34,7 +34,7 @@ from lfvd.files import InputError, atomic_path, read_yaml, write_text
 from lfvd.metrics import confusion_matrix
 from lfvd.model import LFVD, build_model
 from lfvd.runinfo import pick_device, run_info
-from lfvd.trainer import Evaluation, Record, TrainResult, check_fit, evaluate, read_result, train
+from lfvd.trainer import Evaluation, NonFiniteLoss, Record, TrainResult, check_fit, evaluate, read_result, train
 
 Progress = Callable[[int, list[Record]], None]
 """Called with a seed and all its epochs' records so far: when the seed begins, and after each epoch."""
@@ -83,14 +83,17 @@ def train_seeds(
 ) -> Summary:
     """Train each seed that the folder does not hold finished, and sum up all that it then holds (module docstring).
 
-    Continues an interrupted run of the same config and data to the same bits. Raises InputError, with nothing written,
+    Continues an interrupted run of the same config and data (on a CPU to the same bits). Raises InputError, with nothing written,
     where the folder holds another run or the corpus does not fit; NonFiniteLoss where the training diverges.
     """
     check_fit(config, corpus)
     out = Path(out)
     _claim(out, config, corpus)
     for seed in seeds:
-        _train_seed(config, corpus, seed, out / f"seed{seed}", progress or (lambda _seed, _history: None))
+        try:
+            _train_seed(config, corpus, seed, out / f"seed{seed}", progress or (lambda _seed, _history: None))
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(f"seed {seed}, {error}") from None
     return _conclude(out)
 
 
@@ -103,7 +106,9 @@ def _claim(out: Path, config: Config, corpus: Corpus) -> None:
         config.to_yaml(file, provenance=_data(config, corpus))
         return
     there = Config.from_yaml(file).flat()
-    data = read_yaml(file).get("provenance") or {}
+    data = read_yaml(file).get("provenance")
+    if not isinstance(data, dict):
+        raise InputError(f"{file}: has no `provenance`: name another folder, or delete this one")
     words = [f"`{k}` is {there[k]} there, {v} here" for k, v in config.flat().items() if there[k] != v]
     if data.get("fingerprint") != corpus.fingerprint:
         words.append(f"the data are {tables.data_id(data)} there, {tables.data_id(_data(config, corpus))} here")
@@ -280,17 +285,22 @@ def evaluate_run(folder: str | Path, corpus: Corpus, split: str) -> Summary:
         seed: {"best_epoch": run.seeds[seed]["best_epoch"], **_scored(found)}
         for seed, found in _predictions(run, corpus, split).items()
     }
-    summary = _summary(run, _data(run.config, corpus), split, seeds) | {"run": run_info(pick_device("auto"))}
+    summary = _summary(run, _data(run.config, corpus), split, seeds) | {"run": run_info(_device(run.config))}
     _confusion_figure(run.folder / f"confusion_{split}.png", summary, run.classes)
     _write_json(run.folder / f"{split}.json", summary)
     return summary
 
 
 def _predictions(run: Run, corpus: Corpus, split: str) -> dict[int, Evaluation]:
-    """Seed → predictions; on a GPU where there is one, wherever the run was trained."""
+    """Seed → predictions."""
     torch.set_num_threads(run.config.run.threads)
-    device = pick_device("auto")
+    device = _device(run.config)
     return {seed: evaluate(model.to(device), corpus, split, device=device) for seed, model in run.models.items()}
+
+
+def _device(config: Config) -> torch.device:
+    """Where to predict: a run trained on the CPU gives its own numbers again there; others take what there is."""
+    return pick_device("cpu" if config.run.device == "cpu" else "auto")
 
 
 def predict_run(

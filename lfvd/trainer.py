@@ -133,7 +133,7 @@ def train(
 
 def read_result(checkpoint: str | Path) -> TrainResult:
     """What a checkpoint holds of its run, without training. Raises InputError for an unreadable one."""
-    state = _read_checkpoint(checkpoint, torch.device("cpu"))
+    state = _read_checkpoint(checkpoint)
     return _result(state["identity"]["seed"], Progress(**state["progress"]))
 
 
@@ -156,9 +156,9 @@ def check_fit(config: Config, corpus: Corpus) -> dict[str, int]:
     return widths
 
 
-def _read_checkpoint(path: str | Path, device: torch.device) -> dict[str, Any]:
+def _read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         state["identity"], state["progress"]["history"]
     except Exception as error:  # torch raises a different kind for each way a file can be broken
         reason = " ".join(str(error).split())[:200]
@@ -224,8 +224,9 @@ class _Run:
             bad = [k for k, v in zip(names, values, strict=True) if not math.isfinite(v)]
             if bad:
                 # The total is only as bad as its terms: name the first of them.
+                term = next((k for k in bad if k != "total"), "total")
                 raise NonFiniteLoss(
-                    f"epoch {number}, batch {batch} of {len(batches)}: the {bad[min(1, len(bad) - 1)]} loss is not finite: "
+                    f"epoch {number}, batch {batch} of {len(batches)}: the {term} loss is not finite: "
                     "lower `optim.lr` or `optim.clip_norm`, or raise `loss.temperature`"
                 )
         mean = dict(zip(names, table.mean(0).tolist(), strict=True))
@@ -250,7 +251,13 @@ class _Run:
     def _identity(self) -> dict[str, Any]:
         """What must agree for a checkpoint to continue this very run; the number of epochs may grow."""
         flat = {k: v for k, v in self.config.flat().items() if k not in ("run.epochs", "run.patience")}
-        return {**flat, "seed": self.seed, "data": self.corpus.fingerprint}
+        on = {
+            "seed": self.seed,
+            "data": self.corpus.fingerprint,
+            "device": self.device.type,
+            "torch": str(torch.__version__),
+        }
+        return {**flat, **on}
 
     def save(self, path: str | Path) -> None:
         """Write everything that decides the rest of the run, atomically."""
@@ -262,22 +269,27 @@ class _Run:
             "cuda_generator": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
             "progress": vars(self.progress),
         }
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
+        # An open file, since by a name torch hides a full disk in a RuntimeError.
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
 
     def load(self, path: str | Path) -> None:
         """Continue where `save` left off. Raises InputError for an unreadable checkpoint or one of another run."""
-        state = _read_checkpoint(path, self.device)
+        state = _read_checkpoint(path)
         mine, other = self._identity(), state["identity"]
         differing = [k for k in {**mine, **other} if mine.get(k) != other.get(k)]
         if differing:
             words = ", ".join(f"`{k}` {other.get(k)} there, {mine.get(k)} here" for k in differing)
             raise InputError(f"{path}: belongs to another run ({words}): use another folder, or delete it")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["generator"].cpu())
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{path}: was written by another version of the model ({reason}): delete it") from None
+        torch.set_rng_state(state["generator"])
         if state["cuda_generator"] is not None:
-            torch.cuda.set_rng_state(state["cuda_generator"].cpu())
+            torch.cuda.set_rng_state(state["cuda_generator"])
         self.progress = Progress(**state["progress"])
 
 

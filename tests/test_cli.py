@@ -323,7 +323,7 @@ def test_training_that_diverges(tiny_file, tmp_path, lfvd):
     data = saved(tiny_file, tmp_path / "huge.safetensors", l=sign)
     code, out, err = lfvd("train", "meld", "--data", data, *SETTINGS, "--out", tmp_path / "run")
     assert (code, out) == (1, "")
-    assert re.fullmatch(r"lfvd: epoch 1, batch 1 of 2: the classification loss is not finite: lower .*\n", err)
+    assert re.fullmatch(r"lfvd: seed 0, epoch 1, batch 1 of 2: the classification loss is not finite: lower .*\n", err)
 
 
 @pytest.mark.parametrize("argv", [["train", "--bogus"], ["train"], ["trian"], ["evaluate", "x", "--split", "dev"]])

@@ -174,9 +174,10 @@ def test_patience(tiny_config, tiny_corpus, tmp_path):
 
 
 def test_test_split_is_never_read(tiny_config, tiny_corpus):
-    poisoned = with_features(tiny_corpus, "test", math.nan)
-    poisoned.label[tiny_corpus.rows("test")] = 0
     expected = digest(train(tiny_config, tiny_corpus, 0))
+    label = tiny_corpus.label.copy()
+    label[tiny_corpus.rows("test")] = 0
+    poisoned = replace(with_features(tiny_corpus, "test", math.nan), label=label)
     assert digest(train(tiny_config, poisoned, 0)) == expected
     assert digest(train(tiny_config, tiny_corpus.restricted("train", "valid"), 0)) == expected
 
