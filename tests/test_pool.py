@@ -24,9 +24,9 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from lfvd.corpus import Corpus
+from lfvd.corpus import Corpus, CorpusError
 from lfvd.files import InputError
-from lfvd.trainer import train
+from lfvd.trainer import NonFiniteLoss, train
 from tune import driver, pool
 from tune.journal import Study
 from tune.search import FAILED, SearchJobs
@@ -238,6 +238,13 @@ def dying_job(config: dict, corpus: Corpus) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def raising_job(config: dict, corpus: Corpus) -> None:
+    """An error that is neither divergence nor bad input."""
+    with Path(config["job"].checkpoint).with_suffix(".trace").open("a") as file:
+        file.write(json.dumps({"pid": os.getpid()}) + "\n")
+    raise RuntimeError("the device is lost")
+
+
 @pytest.mark.slow
 def test_a_worker_that_always_dies(connected, make_study, tiny_corpus, monkeypatch):
     """Twice again, then FAIL with Ray's word for it, and the search goes on."""
@@ -251,6 +258,21 @@ def test_a_worker_that_always_dies(connected, make_study, tiny_corpus, monkeypat
     assert len(traces(study.checkpoint("trial0"))) == 1 + pool.RETRIES
 
 
+@pytest.mark.slow
+def test_a_run_that_raises_each_time(connected, make_study, tiny_corpus, monkeypatch):
+    """Tried again in fresh processes, then FAIL with the error's own line."""
+    monkeypatch.setattr(pool, "run_job", raising_job)
+    study = make_study(trials=1)
+    (study.folder / "checkpoints").mkdir()
+    pool.run_jobs(SearchJobs(study, lambda: False), tiny_corpus, ResourcesPlan())
+    [trial] = study.trials
+    assert trial.state == TrialState.FAIL
+    assert trial.user_attrs[FAILED] == "RuntimeError: the device is lost"
+    lines = traces(study.checkpoint("trial0"))
+    assert len({line["pid"] for line in lines}) == len(lines) == 1 + pool.RETRIES
+
+
+@pytest.mark.slow
 def test_logical_gpus(connected, make_job, make_study, tiny_corpus, monkeypatch):
     """A quarter of a GPU that torch cannot see: one warning, trained on the CPU, one device number a worker."""
     monkeypatch.setattr(pool, "run_job", spied_job)
@@ -381,15 +403,24 @@ def test_a_job_without_gpus_hides_them(make_job, monkeypatch, gpu, visible):
     assert seen == [visible]
 
 
-def test_a_run_that_raises_is_told_not_raised(make_job, monkeypatch):
+@pytest.mark.parametrize("error", [NonFiniteLoss("epoch 1"), CorpusError("no audio"), RuntimeError("device lost")])
+def test_what_a_run_does_wrong_is_told(make_job, monkeypatch, error):
+    """Told where a retry would only repeat it; raised, for Ray to retry in a fresh process, where it might not."""
     told = []
     monkeypatch.setattr("ray.tune.report", told.append)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
 
     def broken(config, corpus, seed, *, checkpoint, report):
         report({"epoch": 1, "val/wf1": math.pi})
-        raise RuntimeError("out of luck")
+        raise error
 
     monkeypatch.setattr("lfvd.trainer.train", broken)
-    run_job({"job": make_job("x")}, None)
-    assert told == [{"record": json.dumps({"epoch": 1, "val/wf1": math.pi})}, {"failure": "RuntimeError: out of luck"}]
+    told_first = [{"record": json.dumps({"epoch": 1, "val/wf1": math.pi})}]
+    if isinstance(error, RuntimeError):
+        with pytest.raises(RuntimeError, match="device lost"):
+            run_job({"job": make_job("x")}, None)
+        assert told == told_first
+    else:
+        run_job({"job": make_job("x")}, None)
+        assert told == [*told_first, {"failure": f"{type(error).__name__}: {error}"}]
