@@ -83,9 +83,11 @@ def show_best(study: Study, console: Console) -> None:
 def _ranking(study: Study, order: Sequence[Confirmed], tests: Mapping[int, list[dict[str, float]]]) -> Table:
     seeds = len(study.plan.confirm.seeds)
     caption = f"mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}, percent; ranked by validation alone"
-    table = Table(box=box.SIMPLE_HEAD, title="finalists", title_justify="left", caption=caption, caption_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD, title="finalists", title_justify="left", caption=caption, caption_justify="left", padding=0
+    )
     for name in ("trial", "search", "val W-F1", "val acc", "test W-F1", "test acc"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True, overflow="fold")
     for place, each in enumerate(order):
         search = max(study.trials[each.trial].intermediate_values.values())
         name = f"{each.trial}" + (" baseline" if each.trial == BASELINE else "") + (" ←" if place == 0 else "")
