@@ -88,7 +88,11 @@ def test_evaluate_and_predict(trained, tiny_file, tmp_path, lfvd):
     assert printed.endswith(f"wrote {out / 'test.json'} and {out / 'confusion_test.png'}\n")
     csv = tmp_path / "p.csv"
     csv.write_text("old")
-    assert lfvd("predict", out, "--data", tiny_file, "--out", csv) == (0, f"wrote {csv}: 7 utterances; SIMULATED: audio\n", "")
+    assert lfvd("predict", out, "--data", tiny_file, "--out", csv) == (
+        0,
+        f"wrote {csv}: 7 utterances; SIMULATED: audio\n",
+        "",
+    )
     assert len(rows(csv)) == 7
 
 
