@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors that end when someone makes room."""
 
 
 class InputError(ValueError):
@@ -40,8 +44,13 @@ os.umask(_UMASK)
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
 
 
 class _Loader(yaml.SafeLoader):

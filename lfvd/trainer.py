@@ -41,6 +41,10 @@ class NonFiniteLoss(ArithmeticError):
     """A loss became NaN or infinite; the text names epoch, batch and term."""
 
 
+class CheckpointError(InputError):
+    """A checkpoint that cannot be read, or belongs to another run."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Predictions for all utterances of a split, in corpus order; scores over the labelled ones."""
@@ -114,7 +118,8 @@ def train(
 
     checkpoint: a file, written atomically each epoch; where it exists, the run continues from it. report: called with
     every epoch from the first, those that a checkpoint brings back included, when its checkpoint is on disk. Raises
-    NonFiniteLoss, and CorpusError where the corpus lacks a modality or a split.
+    NonFiniteLoss, CheckpointError for a checkpoint that cannot be read or belongs to another run, and CorpusError where
+    the corpus lacks a modality or a split.
     """
     run = _Run(config, corpus, seed)
     if checkpoint is not None and Path(checkpoint).is_file():
@@ -132,7 +137,7 @@ def train(
 
 
 def read_result(checkpoint: str | Path) -> TrainResult:
-    """What a checkpoint holds of its run, without training. Raises InputError for an unreadable one."""
+    """What a checkpoint holds of its run, without training. Raises CheckpointError for an unreadable one."""
     state = _read_checkpoint(checkpoint)
     return _result(state["identity"]["seed"], Progress(**state["progress"]))
 
@@ -162,7 +167,7 @@ def _read_checkpoint(path: str | Path) -> dict[str, Any]:
         state["identity"], state["progress"]["history"]
     except Exception as error:  # torch raises a different kind for each way a file can be broken
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: is not a readable checkpoint ({reason}): delete it to start over") from None
+        raise CheckpointError(f"{path}: is not a readable checkpoint ({reason}): delete it to start over") from None
     return state
 
 
@@ -274,19 +279,21 @@ class _Run:
             torch.save(state, file)
 
     def load(self, path: str | Path) -> None:
-        """Continue where `save` left off. Raises InputError for an unreadable checkpoint or one of another run."""
+        """Continue where `save` left off. Raises CheckpointError for an unreadable checkpoint or one of another run."""
         state = _read_checkpoint(path)
         mine, other = self._identity(), state["identity"]
         differing = [k for k in {**mine, **other} if mine.get(k) != other.get(k)]
         if differing:
             words = ", ".join(f"`{k}` {other.get(k)} there, {mine.get(k)} here" for k in differing)
-            raise InputError(f"{path}: belongs to another run ({words}): use another folder, or delete it")
+            raise CheckpointError(f"{path}: belongs to another run ({words}): use another folder, or delete it")
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{path}: was written by another version of the model ({reason}): delete it") from None
+            raise CheckpointError(
+                f"{path}: was written by another version of the model ({reason}): delete it"
+            ) from None
         torch.set_rng_state(state["generator"])
         if state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"])
