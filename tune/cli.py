@@ -1,12 +1,16 @@
 """The command `lfvd-tune`: a plan and data → a confirmed best config.
 
+lfvd-tune doctor search_spaces/demo.yaml --data data/demo.safetensors       (what a search would meet, and take)
 lfvd-tune search search_spaces/demo.yaml --data data/demo.safetensors --name demo       (minutes on a laptop)
 lfvd-tune status demo
 lfvd-tune best demo
+lfvd-tune stop demo             (from another shell: winds down like Ctrl-C)
+lfvd-tune resume demo           (goes on, whatever ended it; --trials N extends)
+lfvd-tune prune demo 7          (ends trial 7 by hand)
 lfvd-tune confirm demo          (only what is missing of the confirmation)
 lfvd-tune sync demo             (what MLflow missed)
 
-The same `search` command goes on with an interrupted study. Exit codes: 0 done, 1 nothing usable, 2 usage, 130 interrupted.
+Exit codes: 0 done, 1 nothing usable, 2 usage, 130 interrupted.
 """
 
 # Ray, Optuna, torch and MLflow take seconds to import: inside the commands that need them.
@@ -16,6 +20,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,8 +31,8 @@ from lfvd.files import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lfvd.corpus import Corpus
     from tune.journal import Study
+    from tune.space import SearchPlan
 
 app = typer.Typer(
     help="Search LFVD's hyperparameters on many GPUs, and confirm the best over seeds.",
@@ -47,6 +52,15 @@ AddressOption = Annotated[
 TrackingOption = Annotated[
     str | None, typer.Option("--tracking-uri", metavar="URI", help="MLflow; default: DIR/mlflow.db.")
 ]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="PLACE",
+        help="Checkpoints: a folder that all nodes share, s3://… or gs://…; default: the study's folder.",
+    ),
+]
+DataOption = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="The study's corpus, if it moved.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show what Ray, Optuna and MLflow log.")]
 
 RESULTS = Path("results")
@@ -71,6 +85,7 @@ def search(
     name: Annotated[str | None, typer.Option("--name", help="The study's name; default: the plan's.")] = None,
     results: ResultsOption = RESULTS,
     address: AddressOption = None,
+    storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
     verbose: VerboseOption = False,
 ) -> None:
@@ -78,31 +93,83 @@ def search(
     from tune.space import SearchPlan
 
     read = SearchPlan.from_yaml(plan)
-    from tune import driver
+    sitting = _Sitting(_folder(results, name or Path(plan).stem), address, storage, tracking_uri, verbose)
+    sitting.run(read, data, search=True)
 
-    corpus = driver.open_corpus(data, read)
-    study = driver.start_study(_folder(results, name or Path(plan).stem), read, corpus, data)
-    _sit(study, corpus, search=True, address=address, tracking_uri=tracking_uri, verbose=verbose)
+
+@app.command()
+def resume(
+    name: NameArgument,
+    trials: Annotated[int | None, typer.Option("--trials", metavar="N", help="Trials in all: extends.", min=1)] = None,
+    wall: Annotated[str | None, typer.Option("--wall", metavar="TIME", help="New time limit, such as 8h.")] = None,
+    gpu_hours: Annotated[
+        float | None, typer.Option("--gpu-hours", metavar="HOURS", help="New limit of GPU-hours.")
+    ] = None,
+    data: DataOption = None,
+    results: ResultsOption = RESULTS,
+    address: AddressOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Go on with a study, whatever ended it; more trials or another budget extend it."""
+    folder, plan, corpus = _begun(results, name, data)
+    sitting = _Sitting(folder, address, storage, tracking_uri, verbose)
+    sitting.run(plan.extended(trials=trials, wall=wall, gpu_hours=gpu_hours), corpus, search=True)
 
 
 @app.command()
 def confirm(
     name: NameArgument,
-    data: Annotated[
-        Path | None, typer.Option("--data", metavar="FILE", help="The study's corpus, if it moved.")
-    ] = None,
+    data: DataOption = None,
     results: ResultsOption = RESULTS,
     address: AddressOption = None,
+    storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Train what is missing of the finalists × seeds, and write best.yaml."""
-    study = _open(results, name)
-    from tune import driver
+    folder, plan, corpus = _begun(results, name, data)
+    _Sitting(folder, address, storage, tracking_uri, verbose).run(plan, corpus, search=False)
 
-    corpus = driver.open_corpus(data or study.data.path, study.plan)
-    study.check_data(corpus)
-    _sit(study, corpus, search=False, address=address, tracking_uri=tracking_uri, verbose=verbose)
+
+@app.command()
+def stop(name: NameArgument, results: ResultsOption = RESULTS) -> None:
+    """Ask the driver at work to wind down, as Ctrl-C does, and wait until it has."""
+    import time
+
+    from tune import lock
+
+    folder = _open(results, name).folder
+    if (working := lock.at_work(folder)) is None:
+        print(f"lfvd-tune: {folder}: no driver is at work on this study", file=sys.stderr)
+        raise typer.Exit(1)
+    lock.ask(folder, "stop")
+    print(f"asked the driver ({working}) to wind down")
+    while (now := lock.at_work(folder)) and (now.host, now.pid) == (working.host, working.pid):
+        time.sleep(0.5)
+    print(f"it has ended; to go on: lfvd-tune resume {name}")
+
+
+@app.command()
+def prune(
+    name: NameArgument,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's number.")],
+    results: ResultsOption = RESULTS,
+) -> None:
+    """End one unfinished trial by hand; it counts as stopped early."""
+    study = _open(results, name)
+    from tune import lock, search
+    from tune.journal import writing
+
+    search.check_unfinished(study, trial)
+    if lock.at_work(study.folder):
+        lock.ask(study.folder, search.prune_request(trial))
+        print(f"trial {trial} ends after its current epoch")
+        return
+    with writing(study.folder):
+        search.prune(study, trial)
+    print(f"trial {trial} is ended")
 
 
 @app.command()
@@ -137,12 +204,75 @@ def sync(name: NameArgument, results: ResultsOption = RESULTS, tracking_uri: Tra
     print(f"MLflow holds all of {study.folder}")
 
 
+@app.command()
+def doctor(
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="A plan file, or the name of a shipped one.")],
+    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Corpus made by `lfvd import` or `simulate`.")],
+    results: ResultsOption = RESULTS,
+    address: AddressOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Check all that a search needs, time an epoch, and estimate what it takes; exits 1 where a search would fail."""
+    from tune import driver, tracking
+    from tune.doctor import examine
+    from tune.finding import show
+    from tune.space import SearchPlan
+
+    read, console, fatal = SearchPlan.from_yaml(plan), _console(), 0
+    for finding in examine(
+        read,
+        driver.open_corpus(data, read),
+        results=results,
+        checkpoints=storage,
+        address=address,
+        tracking_uri=tracking_uri or tracking.default_uri(results),
+        verbose=verbose,
+    ):
+        show(finding, console)
+        fatal += finding.fatal
+    if fatal:
+        raise typer.Exit(1)
+
+
+@app.command()
+def slurm(
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="A plan file, or the name of a shipped one.")],
+    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Corpus made by `lfvd import` or `simulate`.")],
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Nodes of the cluster.")],
+    time: Annotated[str, typer.Option("--time", help="Time limit of a job, such as 12:00:00; the next job goes on.")],
+    gpus: Annotated[int, typer.Option("--gpus-per-node", min=0, help="GPUs of each node.")] = 0,
+    cpus: Annotated[
+        int | None,
+        typer.Option("--cpus-per-node", min=1, help="Cores of each node; default: what the trials on its GPUs need."),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="The study's name; default: the plan's.")] = None,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Print a SLURM batch script for `search`: `lfvd-tune slurm … > search.sh`, then `sbatch search.sh`."""
+    from tune.slurm import Allocation, batch_script
+
+    ask = Allocation(nodes=nodes, gpus=gpus, cpus=cpus, time=time)
+    folder = _folder(results, name or Path(plan).stem)
+    print(batch_script(plan, data, folder.parent, folder.name, ask), end="")
+
+
 def _folder(results: Path, name: str) -> Path:
     if not name or name in (".", "..") or "/" in name or "\\" in name:
         raise InputError(
             f"--name {name!r}: must be a plain name, since it becomes a folder in {results}: leave out slashes"
         )
     return results / name
+
+
+def _begun(results: Path, name: str, data: Path | None) -> tuple[Path, SearchPlan, Path]:
+    """A study's folder, plan and corpus; its journals are not read, since they may have to be mended first."""
+    from tune.journal import asked
+
+    folder = _folder(results, name)
+    plan, source, _ = asked(folder)
+    return folder, plan, data or Path(source.path)
 
 
 def _open(results: Path, name: str) -> Study:
@@ -154,30 +284,49 @@ def _open(results: Path, name: str) -> Study:
     return Study.open(_folder(results, name))
 
 
-def _sit(
-    study: Study, corpus: Corpus, *, search: bool, address: str | None, tracking_uri: str | None, verbose: bool
-) -> None:
-    """One sitting at a study; exits 1 where nothing usable came out, 130 where it was interrupted."""
-    from tune import driver, tracking
-    from tune.screen import show_best
+@dataclass(frozen=True)
+class _Sitting:
+    """One sitting at a study, and with what."""
 
-    console = _console()
-    uri = tracking_uri or tracking.default_uri(study.folder.parent)
-    try:
-        whole = driver.sit(study, corpus, console, search=search, address=address, tracking_uri=uri, verbose=verbose)
-    except driver.NothingUsable as error:
-        print(f"lfvd-tune: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        whole = False
-    if not whole:
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        console.print(
-            f"interrupted; the same command goes on:\n  {command}", soft_wrap=True, highlight=False, markup=False
-        )
-        raise typer.Exit(130)
-    show_best(study, console)
-    console.print(f"MLflow: mlflow ui --backend-store-uri {uri}", soft_wrap=True, highlight=False, markup=False)
+    folder: Path
+    address: str | None
+    storage: str | None
+    tracking_uri: str | None
+    verbose: bool
+
+    def run(self, plan: SearchPlan, data: Path, *, search: bool) -> None:
+        """Exits 1 where nothing usable came out, 130 where it was interrupted."""
+        from tune import driver, tracking
+        from tune.screen import show_best
+
+        console = _console()
+        uri = self.tracking_uri or tracking.default_uri(self.folder.parent)
+        corpus = driver.open_corpus(data, plan)
+        with driver.holding(self.folder, console):
+            study = driver.start_study(self.folder, plan, corpus, data, self.storage)
+            try:
+                whole = driver.sit(
+                    study, corpus, console, search=search, address=self.address, tracking_uri=uri, verbose=self.verbose
+                )
+            except driver.NothingUsable as error:
+                print(f"lfvd-tune: {error}", file=sys.stderr)
+                raise typer.Exit(1) from None
+            except KeyboardInterrupt:
+                whole = False
+        if not whole:
+            console.print(
+                f"interrupted; to go on:\n  {self._resume(search)}", soft_wrap=True, highlight=False, markup=False
+            )
+            raise typer.Exit(130)
+        show_best(study, console)
+        console.print(f"MLflow: mlflow ui --backend-store-uri {uri}", soft_wrap=True, highlight=False, markup=False)
+
+    def _resume(self, search: bool) -> str:
+        """The command that goes on; the study knows its storage itself."""
+        results = None if self.folder.parent == RESULTS else str(self.folder.parent)
+        options = {"--results": results, "--address": self.address, "--tracking-uri": self.tracking_uri}
+        given = [word for option, value in options.items() if value is not None for word in (option, value)]
+        return shlex.join(["lfvd-tune", "resume" if search else "confirm", self.folder.name, *given])
 
 
 def _console() -> Console:

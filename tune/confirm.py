@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from lfvd.batch import UNLABELLED
 from lfvd.corpus import Corpus
-from lfvd.files import atomic_path
+from lfvd.files import write_bytes
 from lfvd.metrics import confusion_matrix
 from lfvd.model import build_model
 from lfvd.runinfo import pick_device, run_info
-from lfvd.trainer import Evaluation, evaluate, read_result
+from lfvd.trainer import Evaluation, evaluate
 from tune.journal import Study
 from tune.search import ranked
-from tune.trial import Job
+from tune.storage import delete
+from tune.trial import Job, Result
 
 BASELINE = 0
 """The baseline's trial number: the base's own values are the first trial of every search."""
@@ -44,7 +45,7 @@ def finalists(study: Study) -> list[int]:
 
 
 class ConfirmJobs:
-    """The source of a confirmation's jobs (tune.pool.Source): every finalist on every seed that is not done yet."""
+    """The source of a confirmation's jobs (tune.desk.Source): every finalist on every seed that is not done yet."""
 
     def __init__(self, study: Study, interrupted: Callable[[], bool]) -> None:
         self.study, self.interrupted = study, interrupted
@@ -69,8 +70,9 @@ class ConfirmJobs:
             name=name,
             config=self.study.config_of(number),
             seed=seed,
-            checkpoint=str(self.study.checkpoint(name).absolute()),
+            checkpoint=self.study.checkpoint(name),
             gpu=self.study.plan.resources.gpu,
+            keep=True,
         )
 
     def exhausted(self) -> bool:
@@ -90,21 +92,25 @@ class ConfirmJobs:
             self.study.append_epoch("confirm", *key, record)
         return None
 
-    def finished(self, job: Job) -> None:
+    def finished(self, job: Job, result: Result) -> None:
         """Keep the best epoch's weights, then write the run down."""
         trial, seed = self.running.pop(job.name)
-        result = read_result(job.checkpoint)
-        with atomic_path(self.study.weights(trial, seed)) as temporary:
-            save_file(result.state, temporary)
+        self.study.patiently(lambda: write_bytes(self.study.weights(trial, seed), result.weights))
         best = {k: v for k, v in result.best.items() if k.startswith("val/")}
-        seconds = sum(r["seconds"] for r in result.history)
-        run = {"trial": trial, "seed": seed, "best_epoch": result.best_epoch, "epochs": len(result.history)}
-        self.study.append_confirmed({**run, "seconds": seconds, **best})
+        run = {"trial": trial, "seed": seed, "best_epoch": result.best_epoch, "epochs": result.epochs}
+        self.study.settle()
+        self.study.append_confirmed({**run, "seconds": result.seconds, **best})
         self.scores[trial, seed] = result.best["val/wf1"]
-        Path(job.checkpoint).unlink(missing_ok=True)
+        delete(job.checkpoint)
+
+    def fault(self, job: Job, reason: str, then: str) -> None:
+        """Enter what happened to the run."""
+        trial, seed = self.running[job.name]
+        self.study.append_fault(reason, then, stage="confirm", trial=trial, seed=seed)
 
     def failed(self, job: Job, reason: str) -> None:
         """Remember the reason; the finalist is ranked only with all its seeds."""
+        self.fault(job, reason, "failed")
         trial, seed = self.running.pop(job.name)
         self.errors.append(f"trial {trial}, seed {seed}: {reason}")
 

@@ -1,12 +1,15 @@
 """One sitting of a study, from a plan and data to best.yaml: search, confirm, open test, record. All of it can be repeated.
 
-Nothing here decides: `SearchJobs` and `ConfirmJobs` do, from the journal. Ctrl-C or SIGTERM once winds down with all saved.
+Nothing here decides: `SearchJobs` and `ConfirmJobs` do, from the journal. Ctrl-C, SIGTERM or `lfvd-tune stop` winds down with
+all saved.
 """
 
 from __future__ import annotations
 
+import math
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +19,15 @@ import optuna
 from rich.console import Console
 
 from lfvd.corpus import Corpus
+from lfvd.files import InputError
 from lfvd.runinfo import run_info
 from lfvd.trainer import check_fit
-from tune import pool
+from tune import doctor, estimate, pool, storage
 from tune.confirm import ConfirmJobs, finalists, ranking, write_best
-from tune.journal import DataSource, Study
+from tune.finding import Finding
+from tune.journal import DataSource, Study, writing
 from tune.live import ConfirmView, Display, SearchView
+from tune.lock import Requests
 from tune.search import FAILED, SearchJobs
 from tune.space import SearchPlan
 from tune.tracking import Tracker
@@ -31,20 +37,29 @@ class NothingUsable(RuntimeError):
     """No trial or no finalist came to a result; the text shows the first error."""
 
 
+STOP = "stop"
+"""What other shells ask of the driver to wind down (tune.lock)."""
+
+ROOM_SECONDS = 10
+"""How often a driver on a full disk looks whether there is room again."""
+
+
 @dataclass(kw_only=True)
 class Interrupt:
-    """Whether the user asked to stop."""
+    """Whether the user asked to stop, here or from another shell."""
 
+    requests: Requests
     requested: bool = False
 
     def __call__(self) -> bool:
+        self.requested = self.requested or STOP in self.requests
         return self.requested
 
 
 @contextmanager
-def interruptible(console: Console) -> Iterator[Interrupt]:
+def interruptible(console: Console, requests: Requests) -> Iterator[Interrupt]:
     """SIGINT or SIGTERM once: the flag is set, and the work winds down by itself; twice: KeyboardInterrupt at once."""
-    interrupt = Interrupt()
+    interrupt = Interrupt(requests=requests)
 
     def handle(number: int, frame: FrameType | None) -> None:
         if interrupt.requested:
@@ -60,6 +75,15 @@ def interruptible(console: Console) -> Iterator[Interrupt]:
             signal.signal(number, old)
 
 
+@contextmanager
+def holding(folder: Path, console: Console) -> Iterator[None]:
+    """Be the one driver of a study, and say what the last one left behind. Raises LockedError where one is at work."""
+    with writing(folder) as found:
+        for warning in found:
+            _warn(console, warning)
+        yield
+
+
 def open_corpus(path: str | Path, plan: SearchPlan) -> Corpus:
     """The corpus, wholly checked and fit for every config that the plan may try. Raises CorpusError."""
     corpus = Corpus.load(path)
@@ -69,10 +93,11 @@ def open_corpus(path: str | Path, plan: SearchPlan) -> Corpus:
     return corpus
 
 
-def start_study(folder: Path, plan: SearchPlan, corpus: Corpus, data: str | Path) -> Study:
-    """Begin or go on with a study in `folder`."""
+def start_study(folder: Path, plan: SearchPlan, corpus: Corpus, data: str | Path, checkpoints: str | None) -> Study:
+    """Begin or go on with a study in `folder`, its checkpoints there or in another storage."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return Study.start(folder, plan, DataSource.of(corpus, data), run_info(plan.config.run.device))
+    info = run_info(plan.config.run.device) | ({"storage": storage.parse(checkpoints)} if checkpoints else {})
+    return Study.start(folder, plan, DataSource.of(corpus, data), info)
 
 
 def sit(
@@ -91,20 +116,30 @@ def sit(
     """
     tracker = Tracker(study, tracking_uri)
     try:
-        with interruptible(console) as interrupt, tracker:
+        with interruptible(console, Requests(study.folder)) as interrupt, tracker:
+            study.wait = _Room(console, interrupt)
             sealed = corpus.restricted("train", "valid")  # what leaves the driver holds no test split
+            heed(doctor.before(address), console)
             with pool.cluster(study.plan.resources, address=address, verbose=verbose):
-                _warn_without_gpu(study, console)
+                if study.plan.auto_gpu:
+                    study.plan, how = estimate.settle(study.plan, sealed)
+                    console.print(f"`gpu: auto`: {how}", markup=False, soft_wrap=True)
+                found = doctor.within(study, sealed, address)
+                heed(found, console)
+                if any(finding.check == "storage" and not finding.ok for finding in found):
+                    study.storage = storage.on_each_node(study.folder)
                 if search:
                     _search(study, sealed, console, interrupt, lambda: tracker.problem)
-                if not interrupt.requested:
+                if not interrupt():
                     _confirm(study, sealed, console, interrupt)
-            if not interrupt.requested:
+                if not interrupt() and study.storage == storage.on_each_node(study.folder):
+                    pool.on_each_node(storage.clear, study.storage)
+            if not interrupt():
                 write_best(study, corpus)
-            return not interrupt.requested
+            return not interrupt()
     finally:
         if tracker.problem:
-            console.print(f"warning: {tracker.problem}", style="yellow", markup=False, soft_wrap=True)
+            _warn(console, tracker.problem)
 
 
 def _search(
@@ -132,14 +167,36 @@ def _confirm(study: Study, sealed: Corpus, console: Console, interrupt: Callable
         with Display(console, view.view, view.line):
             pool.run_jobs(jobs, sealed, study.plan.resources)
     for error in jobs.errors:
-        console.print(f"warning: a finalist is left out: {error}", style="yellow", markup=False, soft_wrap=True)
+        _warn(console, f"a finalist is left out: {error}")
     if not interrupt() and not ranking(study):
         raise NothingUsable(f"{study.folder}: no finalist came through all seeds; the first error: {jobs.errors[0]}")
 
 
-def _warn_without_gpu(study: Study, console: Console) -> None:
-    gpu = study.plan.resources.gpu
-    if gpu and not pool.sees_gpu(study.plan.resources):
-        console.print(
-            f"warning: the plan asks {gpu:g} GPU a trial, but torch sees none there: training on CPU", style="yellow"
-        )
+def heed(findings: Iterable[Finding], console: Console) -> None:
+    """Warn of what is amiss. Raises InputError where a search would fail of it."""
+    for finding in findings:
+        if finding.ok is False and finding.fatal:
+            raise InputError(str(finding))
+        if finding.ok is False:
+            _warn(console, str(finding))
+
+
+class _Room:
+    """Waits on a full disk, and says so now and then."""
+
+    def __init__(self, console: Console, interrupt: Interrupt) -> None:
+        self.console, self.interrupt, self.told = console, interrupt, -math.inf
+
+    def __call__(self, error: OSError) -> bool:
+        """Wait a while → whether to try again, unless the user asked to stop."""
+        if time.monotonic() - self.told > 600:
+            _warn(self.console, f"{error.filename}: {error.strerror}: waiting for room; nothing is lost")
+            self.told = time.monotonic()
+        deadline = time.monotonic() + ROOM_SECONDS
+        while time.monotonic() < deadline and not self.interrupt():
+            time.sleep(0.2)
+        return not self.interrupt()
+
+
+def _warn(console: Console, text: str) -> None:
+    console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)

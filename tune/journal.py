@@ -2,33 +2,37 @@
 
 `plan.yaml` what was asked (plan, base config, data, versions); `journal.log` an Optuna study: parameters, each epoch's
 objective, states, reasons; `epochs.jsonl` one line an epoch of every stage; `confirm.jsonl` one line a confirmed run;
-`test_looks.jsonl` one line a look at the test split; `weights/` the best epoch of confirmed runs; `checkpoints/` what
-unfinished runs continue from.
+`faults.jsonl` one line for whatever went wrong, and what was done about it; `test_looks.jsonl` one line a look at the test
+split; `weights/` the best epoch of confirmed runs; `checkpoints/` what unfinished runs continue from.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
 from lfvd.config import Config
 from lfvd.corpus import Corpus
-from lfvd.files import InputError, read_yaml, write_yaml
+from lfvd.files import DISK_FULL, InputError, read_yaml, write_yaml
+from tune import lines, storage
+from tune.lock import driving
 from tune.space import SearchPlan
 
 OBJECTIVE = "val/wf1_best"
 """What ASHA and the sampler see: the best validation W-F1 so far, never the last one, never anything of test."""
 
-MAY_DIFFER = ("trials", "budget", "resources.max_concurrent")
+MAY_DIFFER = ("trials", "budget", "resources.max_concurrent", "resources.epoch_timeout")
 """Parts of a plan that a study may go on with after a change: how much, not what."""
 
 
@@ -54,21 +58,67 @@ class DataSource:
         )
 
 
+JOURNALS = ("journal.log", "epochs.jsonl", "confirm.jsonl", "faults.jsonl", "test_looks.jsonl")
+"""Files of lines, to which the driver only adds."""
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[list[str]]:
+    """Hold a study as its one driver, its files mended after a driver or a machine that died; yields what was found.
+
+    Raises LockedError where another driver is at work.
+    """
+    with driving(folder) as last:
+        found = [f"the last driver ({last}) ended without a word: going on from what it wrote"] if last else []
+        found += [warning for name in JOURNALS if (warning := lines.mend(folder / name))]
+        for warning in found:
+            lines.write(folder / "faults.jsonl", [json.dumps(_fault(warning, "going on"))], force=True)
+        yield found
+
+
+def _fault(reason: str, then: str, **where: Any) -> dict[str, Any]:
+    return {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **where, "reason": reason, "then": then}
+
+
+class _Log(JournalFileBackend):
+    """Optuna's file, written by the one driver that holds the study's lock: it needs no lock of its own.
+
+    Forced to disk are states, and with them all lines before them; a new trial's values by `settle`, all at once. An epoch's
+    value need not be, since the trial's checkpoint would bring it back.
+    """
+
+    def __init__(self, study: Study) -> None:
+        super().__init__(str(study.folder / "journal.log"))
+        self.study = study
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = [json.dumps(log, separators=(",", ":")) for log in logs]
+        states = any(log["op_code"] == JournalOperation.SET_TRIAL_STATE_VALUES for log in logs)
+        self.study.write("journal.log", lines, force=states)
+
+
 class Study:
-    """An open study: its plan, its data, its trials and their records."""
+    """An open study: its plan, its data, its trials and their records. Written only within `writing`."""
 
     def __init__(self, folder: Path, plan: SearchPlan, data: DataSource, info: Mapping[str, Any]) -> None:
         self.folder, self.plan, self.data, self.info = folder, plan, data, info
-        path = str(folder / "journal.log")
-        # The default lock links a file, which some shared file systems lack; an exclusive open works on all.
-        backend = JournalFileBackend(path, lock_obj=JournalFileOpenLock(path))
-        storage = JournalStorage(backend)
+        self.wait: Callable[[OSError], bool] = lambda error: False
+        """Asked when the disk is full: True, after a while, to try again; False to raise."""
+        self.storage = str(info.get("storage") or (folder / "checkpoints").absolute())
+        """Where checkpoints lie; the driver may move it to each node's own disk."""
+        try:
+            journal = JournalStorage(_Log(self))
+        except ValueError as error:
+            raise StudyError(
+                f"{folder / 'journal.log'}: a line of it is damaged ({error}): `lfvd-tune resume {folder.name}` mends its "
+                "end; restore the file from a copy where that does not help"
+            ) from None
         # One study a journal, under the name it began with: the folder may have been renamed, and a reader writes nothing.
-        if names := optuna.get_all_study_names(storage):
-            self.optuna = optuna.load_study(storage=storage, study_name=names[0])
+        if names := optuna.get_all_study_names(journal):
+            self.optuna = optuna.load_study(storage=journal, study_name=names[0])
         else:
             self.optuna = optuna.create_study(
-                storage=storage, study_name=folder.name, direction="maximize", load_if_exists=True
+                storage=journal, study_name=folder.name, direction="maximize", load_if_exists=True
             )
 
     @classmethod
@@ -81,11 +131,11 @@ class Study:
                 differing.append(f"the data ({found.data.fingerprint[:12]} there, {data.fingerprint[:12]} here)")
             if differing and found.optuna.get_trials(deepcopy=False):
                 raise StudyError(
-                    f"{folder}: holds a study of another plan, which differs in {', '.join(differing)}: "
-                    "choose another --name, or go on with the old plan"
+                    f"{folder}: holds a study that differs from what is asked in {', '.join(differing)}: choose another "
+                    "--name, or go on with what it began with"
                 )
-            info = found.info
-        elif folder.exists() and any(folder.iterdir()):
+            info = {**found.info, **{k: v for k, v in info.items() if k == "storage"}}
+        elif folder.exists() and {path.name for path in folder.iterdir()} - {"driver.lock", "faults.jsonl"}:
             raise StudyError(f"{folder}: is not empty and holds no plan.yaml: choose another --name")
         frozen = {
             "plan": plan.source,
@@ -98,29 +148,8 @@ class Study:
 
     @classmethod
     def open(cls, folder: Path) -> Study:
-        """Open what is there. Raises StudyError where nothing is."""
-        if not (folder / "plan.yaml").is_file():
-            near = sorted(p.parent.name for p in folder.parent.glob("*/plan.yaml"))
-            there = f"there are {', '.join(near)}" if near else "there is none yet: start one with `lfvd-tune search`"
-            raise StudyError(f"{folder}: there is no such study: {there}")
-        frozen = read_yaml(folder / "plan.yaml")
-        try:
-            config = Config.from_dict(frozen["config"], source="config")
-            data = DataSource(**{**frozen["data"], "simulated": tuple(frozen["data"]["simulated"])})
-            plan = SearchPlan.from_dict(frozen["plan"], source="plan", folder=folder, config=config)
-        except (KeyError, TypeError, InputError) as error:
-            raise StudyError(
-                f"{folder / 'plan.yaml'}: is damaged ({error}): restore it, or start another study"
-            ) from None
-        return cls(folder, plan, data, frozen.get("info", {}))
-
-    def check_data(self, corpus: Corpus) -> None:
-        """Raises StudyError where the corpus is not the one that the study belongs to."""
-        if corpus.fingerprint != self.data.fingerprint:
-            raise StudyError(
-                f"{self.folder}: belongs to {self.data.name} {self.data.fingerprint[:12]}, but the data given are "
-                f"{corpus.info.name} {corpus.fingerprint[:12]}: give the study's own data"
-            )
+        """Open what is there. Raises StudyError where nothing is, or a file is damaged."""
+        return cls(folder, *asked(folder))
 
     @property
     def name(self) -> str:
@@ -132,33 +161,70 @@ class Study:
         """All trials by number, those waiting in Optuna's queue left out."""
         return [t for t in self.optuna.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
 
+    def write(self, name: str, added: list[str], *, force: bool = True) -> None:
+        """Add lines to one of JOURNALS; force: not only to the system's memory, which a power cut empties, but to disk."""
+        self.patiently(lambda: lines.write(self.folder / name, added, force=force))
+
+    def patiently(self, action: Callable[[], None]) -> None:
+        """Do what writes to disk; while that is full, again and again as long as `wait` says so."""
+        full: OSError | None = None
+        while True:
+            try:
+                action()
+                break
+            except OSError as error:
+                if error.errno not in DISK_FULL or not self.wait(error):
+                    raise
+                full = error
+        if full:
+            self.append_fault(f"{full.filename or self.folder}: {full.strerror}", "waited for room")
+
+    def _append(self, name: str, record: Mapping[str, Any], *, force: bool = True) -> None:
+        self.write(name, [json.dumps(record, ensure_ascii=False)], force=force)
+
     def append_epoch(self, stage: str, trial: int, seed: int, record: Mapping[str, Any]) -> None:
-        """Add an epoch's record of stage `search` or `confirm`."""
-        _append(self.folder / "epochs.jsonl", {"stage": stage, "trial": trial, "seed": seed, **record})
+        """Add an epoch's record of stage `search` or `confirm`; forced to disk by `settle`, since a checkpoint holds it."""
+        self._append("epochs.jsonl", {"stage": stage, "trial": trial, "seed": seed, **record}, force=False)
+
+    def settle(self, name: str = "epochs.jsonl") -> None:
+        """Force what one of JOURNALS holds to disk: epochs before a trial's end is told, which must not outlive them."""
+        self.write(name, [])
 
     def epochs(self, stage: str | None = None) -> list[dict[str, Any]]:
         """Records of all epochs in the order of their arrival, of one stage or of all."""
-        return [r for r in _lines(self.folder / "epochs.jsonl") if stage in (None, r["stage"])]
+        return [r for r in self.tail("epochs.jsonl").new() if stage in (None, r["stage"])]
+
+    def tail(self, name: str) -> lines.Tail:
+        """One of JOURNALS from its first line on, to be read bit by bit."""
+        return lines.Tail(self.folder / name)
 
     def append_confirmed(self, run: Mapping[str, Any]) -> None:
         """Add a finished confirmation run: trial, seed, best_epoch, epochs, seconds, and `val/…` of the best epoch."""
-        _append(self.folder / "confirm.jsonl", run)
+        self._append("confirm.jsonl", run)
 
     def confirmed(self) -> list[dict[str, Any]]:
         """Finished confirmation runs."""
-        return _lines(self.folder / "confirm.jsonl")
+        return lines.read(self.folder / "confirm.jsonl")
+
+    def append_fault(self, reason: str, then: str, **where: Any) -> None:
+        """Enter what went wrong, what was done about it, and where: `stage`, `trial`, `seed`."""
+        self._append("faults.jsonl", _fault(reason, then, **where))
+
+    def faults(self) -> list[dict[str, Any]]:
+        """What went wrong: time, reason, then, and for a run stage, trial and seed."""
+        return lines.read(self.folder / "faults.jsonl")
 
     def append_look(self, look: Mapping[str, Any]) -> None:
         """Enter a look at the test split in the ledger: time, host, command, and `scores` of each trial and seed."""
-        _append(self.folder / "test_looks.jsonl", look)
+        self._append("test_looks.jsonl", look)
 
     def looks(self) -> list[dict[str, Any]]:
         """The ledger of looks at the test split."""
-        return _lines(self.folder / "test_looks.jsonl")
+        return lines.read(self.folder / "test_looks.jsonl")
 
-    def checkpoint(self, job: str) -> Path:
-        """Where a job keeps what it continues from."""
-        return self.folder / "checkpoints" / f"{job}.pt"
+    def checkpoint(self, job: str) -> str:
+        """Where a job keeps what it continues from (tune.storage)."""
+        return storage.place(self.storage, f"{job}.pt")
 
     def weights(self, trial: int, seed: int) -> Path:
         """Where the best epoch's weights of a confirmed run lie."""
@@ -167,6 +233,22 @@ class Study:
     def config_of(self, trial: int) -> Config:
         """The Config of a trial by its number."""
         return self.plan.config_of(self.trials[trial].params)
+
+
+def asked(folder: Path) -> tuple[SearchPlan, DataSource, dict[str, Any]]:
+    """What a study's plan.yaml says: plan, data, and with what it began. Raises StudyError where there is none."""
+    if not (folder / "plan.yaml").is_file():
+        near = sorted(p.parent.name for p in folder.parent.glob("*/plan.yaml"))
+        there = f"there are {', '.join(near)}" if near else "there is none yet: start one with `lfvd-tune search`"
+        raise StudyError(f"{folder}: there is no such study: {there}")
+    frozen = read_yaml(folder / "plan.yaml")
+    try:
+        config = Config.from_dict(frozen["config"], source="config")
+        data = DataSource(**{**frozen["data"], "simulated": tuple(frozen["data"]["simulated"])})
+        plan = SearchPlan.from_dict(frozen["plan"], source="plan", folder=folder, config=config)
+    except (KeyError, TypeError, InputError) as error:
+        raise StudyError(f"{folder / 'plan.yaml'}: is damaged ({error}): restore it, or start another study") from None
+    return plan, data, frozen.get("info") or {}
 
 
 def _differences(old: SearchPlan, new: SearchPlan) -> list[str]:
@@ -183,31 +265,3 @@ def _flat(plan: SearchPlan) -> dict[str, Any]:
         for key, value in vars(getattr(plan, name)).items()
     }
     return {**plan.config.flat(), **{f"space.{k}": v.distribution for k, v in plan.space.items()}, **sections}
-
-
-def _append(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one JSON line and force it to disk: what was told is never lost."""
-    line = json.dumps(record, ensure_ascii=False) + "\n"
-    with path.open("ab") as file:
-        file.truncate(_whole(path))
-        file.write(line.encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    # Only "\n" ends a line (a class name may hold other separators); what follows the last one is still being written.
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-
-
-def _whole(path: Path) -> int:
-    """Size of a file's whole lines: a full disk or a power cut leaves part of one at the end."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(-1, os.SEEK_END)
-        if not size or file.read(1) == b"\n":
-            return size
-    return path.read_bytes().rfind(b"\n") + 1

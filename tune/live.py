@@ -19,6 +19,9 @@ from tune.search import SearchJobs, tally
 
 LINE_SECONDS = 60
 
+ROWS = 20
+"""Running trials in the table; a thousand would take longer to draw than the driver has."""
+
 
 class Display:
     """Shows `view()` while the block runs: live where the console is a terminal, else its `line()` once a minute."""
@@ -79,10 +82,13 @@ class SearchView:
             table.add_row("best", f"{score}, trial {best[0]}   {compact(jobs.params[best[0]])}")
         if BASELINE in jobs.best:
             table.add_row("baseline", f"{100 * jobs.best[BASELINE]:.2f} val W-F1, trial 0 (the base's own values)")
-        for running in sorted(jobs.running.copy().values(), key=lambda r: r.trial.number):
+        at_work = sorted(jobs.running.copy().values(), key=lambda r: r.trial.number)
+        for running in at_work[:ROWS]:
             score = f"{100 * running.best:.2f}" if running.epochs else "first epoch"
             epoch = f"epoch {running.epochs}/{jobs.plan.scheduler.max_epochs}"
             table.add_row(f"trial {running.trial.number}", f"{epoch}   {score}")
+        if len(at_work) > ROWS:
+            table.add_row("", f"and {len(at_work) - ROWS} more")
         return Group(table, Text(self.problem() or "", style="yellow")) if self.problem() else table
 
     def _counts(self) -> dict[str, int]:
@@ -106,7 +112,7 @@ class SearchView:
             parts.append(f"{3600 * ended / spent.here:.0f} trials/h")
         parts.append(f"{3600 * epochs / max(spent.here, 1e-9):.0f} epochs/h")
         if plan.resources.gpu:
-            parts.append(f"{self.jobs.gpu_hours:.2f} GPU-hours")
+            parts.append(f"{spent.gpu_hours:.2f} GPU-hours")
         return " · ".join(parts)
 
 

@@ -6,7 +6,7 @@ all decisions and writes them to the journal. Ray's own snapshots are not used: 
 
 from __future__ import annotations
 
-import json
+import gc
 import logging
 import math
 import os
@@ -14,30 +14,34 @@ import re
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; without it each import warns
 import ray
 import ray.tune as ray_tune
+from ray._common.utils import get_ray_address_file
+from ray._private import services
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lfvd.corpus import Corpus
 from lfvd.files import InputError
+from tune import storage
+from tune.desk import Desk, Source
 from tune.space import ResourcesPlan
-from tune.trial import Job, run_job
-
-RETRIES = 2
-"""How often a job whose worker died is started again, from its checkpoint."""
+from tune.trial import run_job
 
 PROBE_SECONDS = 60
-"""How long to wait for a place to look for a GPU."""
+"""How long to wait for a node's answer."""
 
 _T = TypeVar("_T")
 
@@ -52,49 +56,21 @@ _SETTINGS = {
 }
 
 
-class Source(Protocol):
-    """Where jobs come from and their news go to. All calls come from one thread."""
-
-    def next(self) -> Job | None:
-        """A job to start now, or None."""
-
-    def exhausted(self) -> bool:
-        """Whether no job will ever be started again."""
-
-    def stopping(self) -> bool:
-        """Whether everything must wind down now; running jobs stay unfinished and continue another time."""
-
-    def report(self, job: Job, record: dict[str, Any]) -> str | None:
-        """An epoch's record → why the job must stop, or None. An epoch may come twice, after a retry."""
-
-    def finished(self, job: Job) -> None:
-        """The job ran to its own end."""
-
-    def failed(self, job: Job, reason: str) -> None:
-        """The job ended in an error."""
-
-
 class _Jobs(Searcher):  # type: ignore[misc]
-    """Source → Ray, as many at a time as there are slots."""
+    """Desk → Ray, as many jobs at a time as there are slots."""
 
-    def __init__(self, source: Source, slots: Callable[[], int], gave_up: Callable[[str], None]) -> None:
+    def __init__(self, desk: Desk, slots: Callable[[], int]) -> None:
         super().__init__(metric="record", mode="max")
-        self.source, self.slots, self.gave_up = source, slots, gave_up
-        self.running: set[str] = set()
+        self.desk, self.slots = desk, slots
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self.source.exhausted():
+        if self.desk.over():
             return str(Searcher.FINISHED)
-        job = self.source.next() if len(self.running) < self.slots() else None
-        if job is None:
-            return None
-        self.running.add(trial_id)
-        return {"job": job}
+        job = self.desk.next(trial_id, self.slots())
+        return None if job is None else {"job": job}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        self.running.discard(trial_id)
-        if error:
-            self.gave_up(trial_id)
+        """Nothing: the scheduler below hears of it too."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal holds the state."""
@@ -107,67 +83,44 @@ class _Jobs(Searcher):  # type: ignore[misc]
 
 
 class _News(FIFOScheduler):  # type: ignore[misc]
-    """Ray → Source: each report once, and how each job ended.
+    """Ray → Desk: each report once, and how each attempt ended."""
 
-    Ray would take an error of the Source itself (a full disk, say) for one of the job, and go on: it is kept in `error`,
-    everything winds down, and `run_jobs` raises it.
-    """
-
-    def __init__(self, source: Source) -> None:
+    def __init__(self, desk: Desk) -> None:
         super().__init__()
-        self.source = source
-        self.ended: set[str] = set()
-        self.broken: dict[str, Any] = {}
-        self.error: Exception | None = None
+        self.desk = desk
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        self.desk.attempts[trial.trial_id].trial = trial
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        job: Job = trial.config["job"]
-        if reason := result.get("failure"):
-            self._end(trial, lambda: self.source.failed(job, reason))
-            return str(TrialScheduler.STOP)
-        stop = self._tell(lambda: self.source.report(job, json.loads(result["record"])))
-        if stop:
-            self.ended.add(trial.trial_id)
-        return str(TrialScheduler.STOP if stop or self.error else TrialScheduler.CONTINUE)
+        ends = self.desk.report(trial.trial_id, result)
+        return str(TrialScheduler.STOP if ends else TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        self._end(trial, lambda: self.source.finished(trial.config["job"]))
+        trial.last_result.pop("result", None)  # weights, which Ray would keep to the end
+        if trial.trial_id in self.desk.attempts:
+            self.desk.lost(trial.trial_id, "the run ended without a result")
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        # Ray says so before each retry too; when it gave up, it also tells the searcher.
-        self.broken[trial.trial_id] = trial
-
-    def gave_up(self, trial_id: str) -> None:
-        """The job's last retry ended in an error."""
-        trial = self.broken[trial_id]
-        # Ray's own get_error looks where the file is copied to later.
-        reason = _cause(Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "")
-        self._end(trial, lambda: self.source.failed(trial.config["job"], reason))
-
-    def _end(self, trial: Any, tell: Callable[[], None]) -> None:
-        if trial.trial_id not in self.ended and self.error is None:
-            self.ended.add(trial.trial_id)
-            self._tell(tell)
-
-    def _tell(self, tell: Callable[[], _T]) -> _T | None:
-        try:
-            return tell()
-        except Exception as error:
-            self.error = self.error or error
-            return None
+        if trial.trial_id in self.desk.attempts:
+            # Ray's own get_error looks where the file is copied to later.
+            error = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+            self.desk.lost(trial.trial_id, _cause(error))
 
 
 class _WindDown(Stopper):  # type: ignore[misc]
-    """Ends the run when the source says so, or broke."""
+    """Ends the run when the source says so, or broke. Asked at each turn of Ray's loop."""
 
-    def __init__(self, source: Source, news: _News) -> None:
-        self.source, self.news = source, news
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.news.error is not None or self.source.stopping()
+        self.desk.end_hung()
+        return self.desk.stopping()
 
 
 def _cause(text: str) -> str:
@@ -212,40 +165,136 @@ def cluster(resources: ResourcesPlan, *, address: str | None = None, verbose: bo
             signal.signal(number, handler)
     try:
         if _slots(resources) == 0:
-            have = "; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in _nodes())
             raise InputError(
                 f"`resources` asks {resources.cpu} CPU and {resources.gpu:g} GPU a trial, but no node has that "
-                f"(there is {have}): lower `resources.cpu` or `resources.gpu`, or name a cluster with --address"
+                f"(there is {on_offer()}): lower `resources.cpu` or `resources.gpu`, or name a cluster with --address"
             )
         yield
     finally:
-        ray.shutdown()
+        _leave()
 
 
-def sees_gpu(resources: ResourcesPlan) -> bool:
-    """Whether torch sees a device where a trial of these resources runs; Ray's GPUs may be numbers only."""
-
-    @ray.remote(num_cpus=resources.cpu, num_gpus=resources.gpu)  # type: ignore[untyped-decorator]
-    def probe() -> bool:
-        import torch
-
-        return torch.cuda.is_available()
-
+def _leave() -> None:
+    """Leave Ray, which ends the process where another thread collects garbage with one of its references meanwhile."""
+    gc.collect()
+    gc.disable()
     try:
-        return bool(ray.get(probe.remote(), timeout=PROBE_SECONDS))
+        ray.shutdown()
+    finally:
+        gc.enable()
+
+
+def leads_to(address: str) -> tuple[str, str]:
+    """Where Ray looks for the cluster of an address, HOST:PORT, and what names it; `auto` follows a variable or a file.
+
+    Raises InputError for an address that leads nowhere.
+    """
+    try:
+        found = services.canonicalize_bootstrap_address(address)
+    except (ConnectionError, ValueError):
+        raise InputError(
+            f"--address {address}: leads to no Ray cluster: start one with `ray start --head`, or name its HOST:PORT"
+        ) from None
+    if address != "auto":
+        return str(found), "--address"
+    return str(found), "RAY_ADDRESS" if os.environ.get("RAY_ADDRESS") else str(get_ray_address_file(None))
+
+
+def on_each_node(question: Callable[..., _T], *arguments: Any) -> dict[str, _T | str]:
+    """Ask a function of every node, at the same time → its address: the answer, or the text of the error.
+
+    In the order of the addresses: Ray names its nodes in any order."""
+    asked = {}
+    for node in sorted(ray.nodes(), key=lambda node: str(node["NodeManagerAddress"])):
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            # The worker ends with its answer: one that looked at GPUs would keep some of their memory.
+            task = ray.remote(num_cpus=0, max_retries=0, max_calls=1, scheduling_strategy=there)(question)
+            asked[node["NodeManagerAddress"]] = task.remote(*arguments)
+    ray.wait([*asked.values()], num_returns=len(asked), timeout=PROBE_SECONDS)  # for all together, not for each
+    return {address: _answered(answer, 0, waited=PROBE_SECONDS) for address, answer in asked.items()}
+
+
+def run_once(question: Callable[..., _T], *arguments: Any, resources: ResourcesPlan) -> _T | str:
+    """Ask a function where a trial of these resources would run → the answer, or the text of the error."""
+    gpu = resources.gpu
+    options = {"num_cpus": resources.cpu, "max_retries": 0, "max_calls": 1, **({"num_gpus": gpu} if gpu else {})}
+    answer: _T | str = _answered(ray.remote(**options)(question).remote(*arguments), resources.epoch_seconds)
+    return answer
+
+
+def _answered(answer: Any, seconds: float, *, waited: float = 0) -> Any:
+    """The answer, or the text of the error; waited: seconds that were waited for it before."""
+    try:
+        return ray.get(answer, timeout=seconds)
     except ray.exceptions.GetTimeoutError:
-        return True  # the cluster is busy with other work: nothing is known
+        ray.cancel(answer, force=True)
+        return f"no answer within {waited + seconds:g} s"
+    except ray.exceptions.RayError as error:
+        return _cause(str(error))
+
+
+def node_count() -> int:
+    """Nodes of the cluster now."""
+    return len(_nodes())
+
+
+def nodes_without(folder: str) -> dict[str, str]:
+    """Nodes that do not share a storage with this machine → why."""
+    probe = f".probe-{uuid.uuid4().hex}"
+    storage.leave(storage.place(folder, probe))
+    try:
+        answers = on_each_node(_answer, folder, probe)
+    finally:
+        storage.delete(storage.place(folder, probe))
+    without = {}
+    for node, answer in answers.items():
+        if answer != _SEEN or not storage.found(storage.place(folder, f"{probe}-{node}")):
+            without[node] = str(answer) if answer != _SEEN else "it writes elsewhere"
+        storage.delete(storage.place(folder, f"{probe}-{node}"))
+    return without
+
+
+_SEEN = "seen"
+
+
+def _answer(folder: str, probe: str) -> str:
+    """On a node: look for the probe, and leave an answer beside it."""
+    if not storage.found(storage.place(folder, probe)):
+        return "it is not there"
+    storage.leave(storage.place(folder, f"{probe}-{ray.util.get_node_ip_address()}"))
+    return _SEEN
 
 
 def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _slots(resources: ResourcesPlan) -> int:
+def on_offer() -> str:
+    """CPUs and GPUs of each node in words, like nodes together."""
+    alike = Counter(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in _nodes())
+    return "; ".join(f"{count} x {have}" if count > 1 else have for have, count in alike.items())
+
+
+def counted_gpus() -> dict[str, int]:
+    """GPUs of each node as Ray counts them, by its address."""
+    return {node["NodeManagerAddress"]: int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]}
+
+
+def concurrent(resources: ResourcesPlan, memory: int = 0) -> int:
+    """Trials at a time: as many as the nodes hold, or the plan's limit if that is less; memory: bytes that each takes."""
+    limit = math.inf if resources.max_concurrent == "auto" else int(resources.max_concurrent)
+    return int(min(limit, _slots(resources, memory)))
+
+
+def _slots(resources: ResourcesPlan, memory: int = 0) -> int:
     """Trials that the nodes of the cluster hold at the same time."""
-    return sum(
-        int(min(node.get("CPU", 0) // resources.cpu, _shares(node.get("GPU", 0), resources.gpu))) for node in _nodes()
-    )
+    return sum(_slots_of(node, resources, memory) for node in _nodes())
+
+
+def _slots_of(node: Mapping[str, float], resources: ResourcesPlan, memory: int) -> int:
+    bounds = [node.get("CPU", 0) // resources.cpu, _shares(node.get("GPU", 0), resources.gpu)]
+    return int(min([*bounds, node.get("memory", 0) // memory] if memory else bounds))
 
 
 def _shares(gpus: float, gpu: float) -> float:
@@ -265,36 +314,38 @@ def run_jobs(source: Source, corpus: Corpus, resources: ResourcesPlan) -> None:
     seen = {"at": -math.inf, "slots": 0}
 
     def slots() -> int:
+        if resources.max_concurrent != "auto":
+            # Also beyond the nodes there are: an autoscaler sees the demand, and adds some.
+            return int(resources.max_concurrent)
         # Nodes come and go; asking them takes a while, so not at each call.
         if time.monotonic() - seen["at"] > 5:
-            seen.update(at=time.monotonic(), slots=_slots(resources))
-        limit = resources.max_concurrent
-        return int(seen["slots"] if limit == "auto" else min(int(limit), seen["slots"]))
+            seen.update(at=time.monotonic(), slots=concurrent(resources))
+        return int(seen["slots"])
 
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, slots()))
-    bundle = {"CPU": resources.cpu, **({"GPU": resources.gpu} if resources.gpu else {})}
-    trainable = ray_tune.with_resources(
-        ray_tune.with_parameters(run_job, corpus=corpus), PlacementGroupFactory([bundle])
-    )
-    news = _News(source)
+    desk = Desk(source, resources)
+
+    def bundle(config: dict[str, Any]) -> PlacementGroupFactory:
+        gpu = config["job"].gpu
+        return PlacementGroupFactory([{"CPU": resources.cpu, **({"GPU": gpu} if gpu else {})}])
+
     with tempfile.TemporaryDirectory(prefix="lfvd-tune-") as scratch:
         tuner = ray_tune.Tuner(
-            trainable,
+            ray_tune.with_resources(ray_tune.with_parameters(run_job, corpus=corpus), bundle),
             tune_config=ray_tune.TuneConfig(
-                search_alg=_Jobs(source, slots, news.gave_up),
-                scheduler=news,
+                search_alg=_Jobs(desk, slots),
+                scheduler=_News(desk),
                 num_samples=-1,
                 reuse_actors=True,
-                trial_dirname_creator=lambda trial: trial.config["job"].name,
+                trial_dirname_creator=lambda trial: f"{trial.config['job'].name}-{trial.trial_id}",
             ),
             run_config=ray_tune.RunConfig(
                 name="ray",
                 storage_path=str(Path(scratch).absolute()),
                 verbose=0,
-                stop=_WindDown(source, news),
-                failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
+                stop=_WindDown(desk),
             ),
         )
         tuner.fit()
-    if news.error is not None:
-        raise news.error
+    if desk.error is not None:
+        raise desk.error

@@ -1,13 +1,14 @@
 """What MLflow shall hold of a study: its runs, derived from the journal; nothing here knows MLflow's API.
 
 One run for each trial (`trial 7`); for each finalist one with the averages over seeds (`finalist: trial 7`); below it one for
-each seed (`trial 7, seed 2`).
+each seed (`trial 7, seed 2`). `runs_of` gives all; a `Projection` what may have changed since it was last asked.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -23,8 +24,14 @@ from tune.search import FAILED, STOPPED
 LONGEST = 5000
 """Characters of a tag that MLflow keeps."""
 
+SHORT = 200
+"""Characters of a fault's reason in a tag."""
+
 Epochs = list[dict[str, Any]]
 """Records of epochs.jsonl."""
+
+Key = tuple[str, int, int]
+"""Stage, trial and seed: what a record of epochs.jsonl or faults.jsonl belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,45 +54,84 @@ class Run:
     figures: dict[str, float] = field(default_factory=dict)
     """Metrics beside those of the epochs, with `step`."""
     step: int = 0
+    final: bool = False
+    """Nothing about it will change."""
 
 
 def runs_of(study: Study, *, live: bool) -> list[Run]:
     """All runs that a study has now, parents before children; live: its driver is at work."""
-    records = study.epochs()
-    # Search and confirmation take turns: the last epoch tells which of them is at work.
-    stage = (records[-1]["stage"] if records else "search") if live else None
-    epochs: dict[tuple[str, int, int], Epochs] = {}
-    for record in records:
-        epochs.setdefault((record["stage"], record["trial"], record["seed"]), []).append(record)
-    runs = []
-    for trial in study.trials:
-        seed = training_seed(study.plan.sampler, trial.number, taken=study.plan.confirm.seeds)
-        runs.append(_trial(study, trial, seed, epochs.get(("search", trial.number, seed), []), stage == "search"))
-    return [*runs, *_Confirmation(study, epochs, stage == "confirm").runs()]
+    return Projection(study).runs(live=live)
 
 
-def _trial(study: Study, trial: FrozenTrial, seed: int, epochs: Epochs, at_work: bool) -> Run:
-    # A stopped trial did what it should: MLflow's KILLED has the red cross of FAILED.
-    ended = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
-    reasons = {k: str(trial.user_attrs[k])[:LONGEST] for k in (STOPPED, FAILED) if k in trial.user_attrs}
-    state = trial.state.name.lower() if trial.state in ended else _unfinished(at_work)[0]
-    return Run(
-        key=f"trial{trial.number}",
-        name=_name(trial.number),
-        params={**trial.params, "seed": seed},
-        tags={**_origin(study), "stage": "search", "state": state, **reasons},
-        status=ended.get(trial.state, _unfinished(at_work)[1]),
-        start=trial.datetime_start,
-        seconds=sum(r["seconds"] for r in epochs),
-        epochs=epochs,
-    )
+class Projection:
+    """The runs of a study that grows: each look reads what was added since the last, and makes only what that may change.
+
+    known: trials whose runs are told to their end, and of no interest any more.
+    """
+
+    def __init__(self, study: Study, *, known: Set[int] = frozenset()) -> None:
+        self.study = study
+        self.told = {trial.number for trial in study.trials if trial.number in known and trial.state.is_finished()}
+        self.records, self.troubles = study.tail("epochs.jsonl"), study.tail("faults.jsonl")
+        self.stage = "search"
+        self.epochs: dict[Key, Epochs] = {}
+        self.faults: dict[Key, list[str]] = {}
+
+    def runs(self, *, live: bool) -> list[Run]:
+        """All runs but those of trials that had ended at an earlier look."""
+        # Trials before their records, which are written before an end is told: one that has ended has all of its own.
+        trials = [trial for trial in self.study.trials if trial.number not in self.told]
+        self._read()
+        runs = [self._trial(trial, live and self.stage == "search") for trial in trials]
+        return [*runs, *_Confirmation(self, live and self.stage == "confirm").runs()]
+
+    def _read(self) -> None:
+        for record in self.records.new():
+            # Search and confirmation take turns: the last epoch tells which of them is at work.
+            self.stage = record["stage"]
+            if self.stage == "confirm" or record["trial"] not in self.told:
+                self.epochs.setdefault((self.stage, record["trial"], record["seed"]), []).append(record)
+        for fault in self.troubles.new():
+            if "trial" in fault:
+                self.faults.setdefault((fault["stage"], fault["trial"], fault["seed"]), []).append(fault["reason"])
+
+    def fault_tags(self, key: Key) -> dict[str, str]:
+        """What went wrong in a run, each reason once; empty where nothing did."""
+        times = Counter(" ".join(reason.split())[:SHORT] for reason in self.faults.get(key, []))
+        said = [reason if count == 1 else f"{reason} ({count} times)" for reason, count in times.items()]
+        return {"faults": "; ".join(said)[:LONGEST]} if said else {}
+
+    def _trial(self, trial: FrozenTrial, at_work: bool) -> Run:
+        # A stopped trial did what it should: MLflow's KILLED has the red cross of FAILED.
+        ended = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
+        reasons = {k: str(trial.user_attrs[k])[:LONGEST] for k in (STOPPED, FAILED) if k in trial.user_attrs}
+        state = trial.state.name.lower() if trial.state in ended else _unfinished(at_work)[0]
+        plan = self.study.plan
+        seed = training_seed(plan.sampler, trial.number, taken=plan.confirm.seeds)
+        key = ("search", trial.number, seed)
+        epochs, faults = self.epochs.get(key, []), self.fault_tags(key)
+        if trial.state in ended:  # not kept: in a long search they are most of the memory
+            self.told.add(trial.number)
+            self.epochs.pop(key, None)
+        return Run(
+            key=f"trial{trial.number}",
+            name=_name(trial.number),
+            params={**trial.params, "seed": seed},
+            tags={**_origin(self.study), "stage": "search", "state": state, **reasons, **faults},
+            status=ended.get(trial.state, _unfinished(at_work)[1]),
+            start=trial.datetime_start,
+            seconds=sum(r["seconds"] for r in epochs),
+            epochs=epochs,
+            final=trial.state in ended,
+        )
 
 
 class _Confirmation:
     """The runs of the finalists and of their seeds."""
 
-    def __init__(self, study: Study, epochs: dict[tuple[str, int, int], Epochs], at_work: bool) -> None:
-        self.study, self.at_work = study, at_work
+    def __init__(self, projection: Projection, at_work: bool) -> None:
+        self.study, self.at_work, self.fault_tags = projection.study, at_work, projection.fault_tags
+        study, epochs = projection.study, projection.epochs
         self.epochs = {(trial, seed): found for (stage, trial, seed), found in epochs.items() if stage == "confirm"}
         self.done = {(run["trial"], run["seed"]): run for run in study.confirmed()}
         self.tests: dict[tuple[int, int], dict[str, float]] = {}
@@ -112,7 +158,7 @@ class _Confirmation:
             name=f"trial {trial}, seed {seed}",
             parent=f"finalist{trial}",
             params={**self.study.trials[trial].params, "seed": seed},
-            tags={**_origin(self.study), "stage": "seed", "state": state},
+            tags={**_origin(self.study), "stage": "seed", "state": state, **self.fault_tags(("confirm", trial, seed))},
             status=status,
             seconds=sum(r["seconds"] for r in epochs),
             epochs=epochs,

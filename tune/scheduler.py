@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
+from bisect import bisect_left, insort
 
 from tune.space import SchedulerPlan
 
@@ -21,14 +21,25 @@ class Rungs:
         while plan.kind == "asha" and epoch < plan.max_epochs:
             self.values[epoch] = {}
             epoch *= plan.reduction
+        self._ordered: dict[int, list[float]] = {epoch: [] for epoch in self.values}
 
     def report(self, trial: int, epoch: int, value: float) -> str | None:
         """Enter a trial's best value at an epoch → why it must stop, or None to go on."""
         if epoch not in self.values:
             return None
-        earlier = [v for number, v in self.values[epoch].items() if number != trial]
-        self.values[epoch][trial] = value
-        if not earlier:
-            return None
-        cutoff = float(np.quantile(earlier, 1 - 1 / self.reduction))
+        values, ordered = self.values[epoch], self._ordered[epoch]
+        if trial in values:
+            del ordered[bisect_left(ordered, values[trial])]
+        cutoff = quantile(ordered, 1 - 1 / self.reduction) if ordered else value
+        values[trial] = value
+        insort(ordered, value)
         return f"rung {epoch}: {value:.4f} below {cutoff:.4f}" if value < cutoff else None
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    """`numpy.quantile`, to the last bit, of values in rising order, none of them NaN, without a look at all of them."""
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    rest, below, above = place - low, ordered[low], ordered[min(low + 1, len(ordered) - 1)]
+    step = above - below
+    return below + step * rest if rest < 0.5 else above - step * (1 - rest)

@@ -15,7 +15,8 @@ from rich.table import Table
 from tune.confirm import BASELINE, Confirmed, finalists, mean_std, ranking, seen_test_scores
 from tune.journal import Study
 from tune.live import compact
-from tune.search import FAILED, STOPPED, WORDS, ranked, tally
+from tune.lock import at_work
+from tune.search import STOPPED, WORDS, ranked, tally
 
 TOP = 8
 """Trials shown by `status`."""
@@ -32,19 +33,32 @@ def show_status(study: Study, console: Console) -> None:
     trials = study.trials
     console.print(f"\n[bold]{escape(title(study))}[/]")
     counts = tally(WORDS[t.state] for t in trials)
-    # Whether a driver is at work is not known here.
-    counts = {"unfinished": counts.pop("running"), **counts}
+    driver = at_work(study.folder)
+    if driver is None:
+        counts = {"unfinished": counts.pop("running"), **counts}
+    console.print(f"driver: {driver or 'none at work'}", markup=False)
     states = " · ".join(f"{count} {word}" for word, count in counts.items())
     console.print(f"search: {len(trials)} of {study.plan.trials} trials: {states}")
     if best := ranked(study)[:TOP]:
         console.print(_trials(best))
         console.print(f"trial {best[0].number}: {compact(best[0].params)}", markup=False)
-    failed = [t for t in trials if FAILED in t.user_attrs]
-    for trial in failed[:TOP]:
-        console.print(f"trial {trial.number} failed: {trial.user_attrs[FAILED]}", style="red", markup=False)
+    _show_faults(study, console)
     done, wanted = study.confirmed(), len(finalists(study)) * len(study.plan.confirm.seeds)
     console.print(f"confirmation: {len(done)} of {wanted} runs")
     console.print(f"looks at the test split: {len(study.looks())}")
+
+
+def _show_faults(study: Study, console: Console) -> None:
+    """The last faults and what was done about each."""
+    faults = study.faults()
+    if len(faults) > TOP:
+        console.print(f"the last {TOP} of {len(faults)} faults ({study.folder / 'faults.jsonl'}):", markup=False)
+    for fault in faults[-TOP:]:
+        where = f"trial {fault['trial']}" if "trial" in fault else "study"
+        where += f", seed {fault['seed']}" if fault.get("stage") == "confirm" else ""
+        time = fault["time"][:16].replace("T", " ")
+        style = "red" if fault["then"] == "failed" else "yellow"
+        console.print(f"{time} {where} {fault['then']}: {fault['reason']}", style=style, markup=False)
 
 
 def _trials(trials: Sequence[FrozenTrial]) -> Table:

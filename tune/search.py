@@ -16,13 +16,18 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.journal import OBJECTIVE, Study
+from tune.journal import OBJECTIVE, Study, StudyError
+from tune.lock import Requests
 from tune.sampler import sampler_for, training_seed
 from tune.scheduler import Rungs
-from tune.trial import Job
+from tune.storage import delete
+from tune.trial import Job, Result
 
 STOPPED, FAILED = "stopped", "failure"
 """Trial attributes that hold why a trial was stopped at a rung, and why it failed."""
+
+BY_HAND = "pruned by hand"
+"""Why a trial was stopped that a person ended."""
 
 WALL = "wall_seconds"
 """Study attribute: seconds that the search took so far, noted whenever a trial ends."""
@@ -50,6 +55,8 @@ class Running:
     seed: int
     epochs: int = 0
     best: float = -math.inf
+    told: int = 0
+    """Epochs that Optuna knows."""
 
 
 @dataclass(kw_only=True)
@@ -57,8 +64,8 @@ class Spent:
     """What the search has used, in this and earlier sittings."""
 
     epochs: int = 0
-    seconds: float = 0.0
-    """Training seconds, summed over trials."""
+    gpu_hours: float = 0.0
+    """Training time of each epoch times the share of a GPU that it had."""
     earlier: float = 0.0
     """Seconds of earlier sittings."""
     started: float = field(default_factory=time.monotonic)
@@ -75,41 +82,43 @@ class Spent:
 
 
 class SearchJobs:
-    """The source of a search's jobs (tune.pool.Source)."""
+    """The source of a search's jobs (tune.desk.Source)."""
 
     def __init__(self, study: Study, interrupted: Callable[[], bool]) -> None:
         self.study, self.plan, self.interrupted = study, study.plan, interrupted
-        self.rungs = Rungs(study.plan.scheduler)
+        self.rungs, self.requests = Rungs(study.plan.scheduler), Requests(study.folder)
         self.running: dict[str, Running] = {}
         self.spent = Spent(earlier=study.optuna.user_attrs.get(WALL, 0.0))
         self.best: dict[int, float] = {}  # trial → best value so far
         self.states = {t.number: WORDS[t.state] for t in study.trials}
         self.params = {t.number: dict(t.params) for t in study.trials}
         self.ended_here = 0  # trials that ended in this sitting
-        known: dict[int, list[dict[str, Any]]] = {}
-        verdict: dict[int, str | None] = {}
-        for record in study.epochs("search"):
-            verdict[record["trial"]] = self.rungs.report(record["trial"], record["epoch"], record[OBJECTIVE])
-            known.setdefault(record["trial"], []).append(record)
-            self._count(record["trial"], record)
         if not study.optuna.get_trials(deepcopy=False):
             study.optuna.enqueue_trial(self.plan.baseline)
+        unfinished = [t for t in study.trials if t.state == TrialState.RUNNING]
+        known: dict[int, list[dict[str, Any]]] = {t.number: [] for t in unfinished}
+        verdict: dict[int, str | None] = {}
+        for record in study.tail("epochs.jsonl").new():  # not all at once: they may be many
+            if record["stage"] == "search":
+                verdict[record["trial"]] = self.rungs.report(record["trial"], record["epoch"], record[OBJECTIVE])
+                if record["trial"] in known:
+                    known[record["trial"]].append(record)
+                self._count(record["trial"], record)
         self.resumable: list[Running] = []
-        for frozen in study.trials:
-            if frozen.state == TrialState.RUNNING:
-                self._catch_up(frozen, known.get(frozen.number, []), verdict.get(frozen.number))
+        for frozen in unfinished:
+            self._catch_up(frozen, known[frozen.number], verdict.get(frozen.number))
 
     def _catch_up(self, frozen: FrozenTrial, records: list[dict[str, Any]], reason: str | None) -> None:
         """Put an unfinished trial among those to go on with. A sitting may have died between an epoch's line and Optuna."""
         if frozen.params.keys() != self.plan.space.keys():  # it died while the sampler was asked
-            self.study.optuna.sampler = sampler_for(self.plan.sampler, frozen.number)
+            self.study.optuna.sampler = sampler_for(self.plan, frozen.number)
         running = self._running(optuna.Trial(self.study.optuna, frozen._trial_id))
+        running.told = max(frozen.intermediate_values, default=0)
         for key, parameter in self.plan.space.items():
             running.trial._suggest(key, parameter.distribution)  # a value that it has stays
         for record in records:
             running.epochs, running.best = record["epoch"], record[OBJECTIVE]
-            if running.epochs not in frozen.intermediate_values:
-                running.trial.report(running.best, running.epochs)
+            self._tell_epoch(running)
         if reason:
             self.running[_name(running.trial)] = running
             self._stop(_name(running.trial), reason)
@@ -120,12 +129,14 @@ class SearchJobs:
         """An unfinished trial to go on with, else a new one."""
         if self.stopping():
             return None
-        if self.resumable:
-            return self._job(self.resumable.pop(0))
+        while self.resumable:
+            running = self.resumable.pop(0)
+            if not self._pruned_by_hand(running):
+                return self._job(running)
         number = len(self.states)
         if number >= self.plan.trials:
             return None
-        self.study.optuna.sampler = sampler_for(self.plan.sampler, number)
+        self.study.optuna.sampler = sampler_for(self.plan, number)
         trial = self.study.optuna.ask({key: p.distribution for key, p in self.plan.space.items()})
         return self._job(self._running(trial))
 
@@ -137,22 +148,18 @@ class SearchJobs:
         trial, name = running.trial, _name(running.trial)
         self.states[trial.number], self.params[trial.number] = "running", dict(trial.params)
         self.running[name] = running
+        self.study.settle("journal.log")  # its values, before a worker acts on them
         return Job(
             name=name,
             config=self.plan.config_of(trial.params),
             seed=running.seed,
-            checkpoint=str(self.study.checkpoint(name).absolute()),
+            checkpoint=self.study.checkpoint(name),
             gpu=self.plan.resources.gpu,
         )
 
     def _over_budget(self) -> bool:
         budget = self.plan.budget
-        return self.spent.wall >= budget.wall_seconds or 0 < budget.gpu_hours <= self.gpu_hours
-
-    @property
-    def gpu_hours(self) -> float:
-        """GPU-hours used, in this and earlier sittings."""
-        return self.spent.seconds * self.plan.resources.gpu / 3600
+        return self.spent.wall >= budget.wall_seconds or 0 < budget.gpu_hours <= self.spent.gpu_hours
 
     def exhausted(self) -> bool:
         """No trial is left to start."""
@@ -171,13 +178,30 @@ class SearchJobs:
             return None
         trial = running.trial
         running.epochs, running.best = epoch, value
+        record = {**record, "gpu": job.gpu} if job.gpu else record
         self.study.append_epoch("search", trial.number, running.seed, record)
         self._count(trial.number, record)
-        trial.report(value, epoch)
+        self._tell_epoch(running)
         reason = self.rungs.report(trial.number, epoch, value)
         if reason:
             self._stop(job.name, reason)
-        return reason
+        return reason or self._pruned_by_hand(running)
+
+    def _tell_epoch(self, running: Running) -> None:
+        # After a power cut, Optuna's file may hold an epoch more than epochs.jsonl.
+        if running.epochs > running.told:
+            running.trial.report(running.best, running.epochs)
+            running.told = running.epochs
+
+    def _pruned_by_hand(self, running: Running) -> str | None:
+        """Stop a trial that `lfvd-tune prune` names → the reason, or None."""
+        request = prune_request(running.trial.number)
+        if request not in self.requests:
+            return None
+        self.running[_name(running.trial)] = running
+        self._stop(_name(running.trial), BY_HAND)
+        self.requests.take(request)
+        return BY_HAND
 
     def _stop(self, name: str, reason: str) -> None:
         self.running[name].trial.set_user_attr(STOPPED, reason)
@@ -185,26 +209,55 @@ class SearchJobs:
 
     def _count(self, trial: int, record: dict[str, Any]) -> None:
         self.spent.epochs += 1
-        self.spent.seconds += record["seconds"]
+        self.spent.gpu_hours += record["seconds"] * record.get("gpu", 0.0) / 3600
         self.best[trial] = record[OBJECTIVE]
 
-    def finished(self, job: Job) -> None:
-        """The trial ran to its end: its value is the best validation W-F1."""
+    def finished(self, job: Job, result: Result) -> None:
+        """The trial ran to its end: its value is the best validation W-F1; its weights are of no more use."""
         best = self.running[job.name].best
         self._tell(job.name, TrialState.COMPLETE, best)
 
+    def fault(self, job: Job, reason: str, then: str) -> None:
+        """Enter what happened to the trial."""
+        running = self.running[job.name]
+        self.study.append_fault(reason, then, stage="search", trial=running.trial.number, seed=running.seed)
+
     def failed(self, job: Job, reason: str) -> None:
         """The trial broke: FAIL, so that the sampler learns nothing from it."""
+        self.fault(job, reason, "failed")
         self.running[job.name].trial.set_user_attr(FAILED, reason)
         self._tell(job.name, TrialState.FAIL)
 
     def _tell(self, name: str, state: TrialState, value: float | None = None) -> None:
         running = self.running.pop(name)
-        self.study.optuna.tell(running.trial, value, state=state)
+        self.study.settle()
         self.study.optuna.set_user_attr(WALL, self.spent.wall)
+        self.study.optuna.tell(running.trial, value, state=state)
         self.states[running.trial.number] = WORDS[state]
         self.ended_here += 1
-        self.study.checkpoint(name).unlink(missing_ok=True)
+        delete(self.study.checkpoint(name))
+
+
+def check_unfinished(study: Study, number: int) -> None:
+    """Raises StudyError where a trial has ended, or is none."""
+    states = {t.number: WORDS[t.state] for t in study.trials}
+    if states.get(number) != "running":
+        there = f"is {states[number]}" if number in states else f"is none of the {len(states)} trials"
+        unfinished = ", ".join(str(n) for n, state in states.items() if state == "running") or "none"
+        raise StudyError(f"{study.folder}: trial {number} {there}: name an unfinished one ({unfinished})")
+
+
+def prune(study: Study, number: int) -> None:
+    """End an unfinished trial by hand where no driver is at work."""
+    [frozen] = [t for t in study.trials if t.number == number]
+    study.optuna._storage.set_trial_user_attr(frozen._trial_id, STOPPED, BY_HAND)
+    study.optuna.tell(number, state=TrialState.PRUNED)
+    delete(study.checkpoint(f"trial{number}"))
+
+
+def prune_request(number: int) -> str:
+    """What other shells ask of the driver to end a trial (tune.lock)."""
+    return f"prune-{number}"
 
 
 def _name(trial: optuna.Trial) -> str:

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,8 @@ from lfvd.files import InputError, read_yaml
 SHIPPED = Path(__file__).parent.parent / "search_spaces"
 
 MAX_SEED = 2**31 - 1
+
+AUTO = "auto"
 
 
 class PlanError(InputError):
@@ -90,9 +93,16 @@ class ResourcesPlan:
     cpu: Annotated[int, Range(1, 1024)] = 1
     """CPU cores a trial; also its torch threads."""
     gpu: Annotated[float, Range(0.0, 64.0)] = 0.0
-    """GPUs a trial; a fraction shares one."""
+    """GPUs a trial; a fraction shares one; auto: as many trials share one as fit (SearchPlan.auto_gpu)."""
     max_concurrent: str | int = "auto"
-    """Trials at a time; auto: as many as the cluster holds."""
+    """Trials at a time; auto: as many as the cluster holds. A number above that makes an autoscaling cluster grow."""
+    epoch_timeout: str = "30m"
+    """A trial whose epoch takes longer counts as hung: its worker is ended, and it continues on another."""
+
+    @property
+    def epoch_seconds(self) -> float:
+        """The longest epoch in seconds."""
+        return _seconds(self.epoch_timeout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +174,23 @@ class SearchPlan:
         return plan
 
     @property
+    def auto_gpu(self) -> bool:
+        """Whether `resources.gpu` is auto: 0 here until a timed epoch settles it for a sitting (tune.estimate)."""
+        return bool((self.source.get("resources") or {}).get("gpu") == AUTO)
+
+    @property
     def baseline(self) -> dict[str, Any]:
         """The base's own values of the searched keys: the first trial of every search."""
         flat = self.config.flat()
         # A list such as data.modalities stands among choices as text "l,a,v": Optuna's choices are scalars.
         return {key: ",".join(flat[key]) if isinstance(flat[key], list) else flat[key] for key in self.space}
+
+    def extended(self, *, trials: int | None, wall: str | None, gpu_hours: float | None) -> SearchPlan:
+        """The plan with other limits where they are given. Raises PlanError for impossible ones."""
+        limits = {"wall": wall, "gpu_hours": gpu_hours}
+        budget = {**(self.source.get("budget") or {}), **{k: v for k, v in limits.items() if v is not None}}
+        values = {**self.source, "budget": budget, "trials": self.trials if trials is None else trials}
+        return SearchPlan.from_dict(values, source="resume", folder=Path(), config=self.config)
 
     def config_of(self, values: Mapping[str, Any]) -> Config:
         """A trial's values → the Config that it trains."""
@@ -222,10 +244,11 @@ class _Reader:
         cls = _SECTIONS[name]
         own = {f.name for f in dataclasses.fields(cls)}
         specs = specs_of(cls, name)
-        special = {
+        special: dict[str, Callable[[Any], str | None]] = {
             "resources.max_concurrent": _max_concurrent,
             "resources.gpu": lambda value: specs["resources.gpu"].problem(value) or _gpu(value),
-            "budget.wall": _wall,
+            "resources.epoch_timeout": functools.partial(_duration, "resources.epoch_timeout"),
+            "budget.wall": functools.partial(_duration, "budget.wall"),
             "confirm.seeds": _seeds,
         }
         good: dict[str, Any] = {}
@@ -233,6 +256,8 @@ class _Reader:
             key = f"{name}.{short}"
             if short not in own:
                 self.problems.append(unknown_key(key, dict.fromkeys(f"{name}.{k}" for k in own)))
+                continue
+            if (key, raw) == ("resources.gpu", AUTO):
                 continue
             value = tuple(raw) if isinstance(raw, list) else specs[key].convert(raw)
             problem = special[key](value) if key in special else specs[key].problem(value)
@@ -254,7 +279,7 @@ class _Reader:
             fixed = {
                 "run.epochs": sections["scheduler"].max_epochs,
                 "run.threads": resources.cpu,
-                "run.device": "auto" if resources.gpu else "cpu",
+                "run.device": "auto" if resources.gpu or self._mapping("resources").get("gpu") == AUTO else "cpu",
             }
             if both := [k for k in self._mapping("set") if k in fixed]:
                 raise ConfigError(f"`{both[0]}` comes from `resources` and `scheduler.max_epochs`: set it there")
@@ -331,7 +356,7 @@ class _Reader:
                 f"`scheduler.grace_epochs` {scheduler.grace_epochs} leaves asha no rung below `scheduler.max_epochs` "
                 f"{scheduler.max_epochs}: lower it, or take kind: none"
             )
-        if plan.budget.gpu_hours and not plan.resources.gpu:
+        if plan.budget.gpu_hours and not plan.resources.gpu and not plan.auto_gpu:
             self.problems.append(
                 "`budget.gpu_hours` limits nothing where `resources.gpu` is 0: give one of them another value"
             )
@@ -364,17 +389,17 @@ def _seconds(text: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
-def _wall(value: Any) -> str | None:
+def _duration(key: str, value: Any) -> str | None:
     try:
         if _seconds(value) > 0:
             return None
     except (ValueError, AttributeError):
         pass  # said below
-    return f"the value of `budget.wall` is {value!r}, but must be a number above 0 with s, m, h or d, such as 90m"
+    return f"the value of `{key}` is {value!r}, but must be a number above 0 with s, m, h or d, such as 90m"
 
 
 def _max_concurrent(value: Any) -> str | None:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+    if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return None
     return f"the value of `resources.max_concurrent` is {value!r}, but must be auto or a whole number, at least 1"
 

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from lfvd.files import InputError
 from tune.journal import OBJECTIVE, Study
-from tune.projection import Run, head_note, runs_of
+from tune.projection import Projection, Run, head_note
 
 MOST = 1000
 """Metrics that MLflow takes at once."""
@@ -45,6 +45,35 @@ def sync(study: Study, uri: str) -> None:
         _Sender(study, uri).update(live=False)
     except Exception as error:
         raise TrackingError(_sentence(study, uri, error)) from error
+
+
+def reach(uri: str) -> str:
+    """What answers there, in words. Raises TrackingError for what does not answer, or is of another major version."""
+    try:
+        _client(uri).search_experiments(max_results=1)
+        from mlflow import __version__ as here  # after the client, which keeps the import quiet
+
+        version = _server_version(uri) if uri.startswith(("http:", "https:")) else here
+    except Exception as error:
+        raise TrackingError(f"MLflow at {_shown(uri)} {_problem(uri, error)}") from error
+    if version is None:
+        return f"MLflow at {_shown(uri)} answers"
+    if version.partition(".")[0] != here.partition(".")[0]:
+        raise TrackingError(
+            f"MLflow at {_shown(uri)} is of version {version}, which does not go with {here} here: "
+            "start it from this environment"
+        )
+    return f"MLflow {version} at {_shown(uri)}"
+
+
+def _server_version(uri: str) -> str | None:
+    """A server's own version; None where it does not tell, as hosted ones."""
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    answer = http_request(get_default_host_creds(uri), "/version", "GET")
+    text = answer.text.strip()
+    return text if answer.ok and re.match(r"\d+\.\d+", text) else None
 
 
 class Tracker:
@@ -93,7 +122,7 @@ class Tracker:
 
 
 class _Sender:
-    """Sends what MLflow lacks; `held` is what it has. After an error it is to be thrown away."""
+    """Sends what MLflow lacks; `held` is what it has of runs that may change. After an error it is to be thrown away."""
 
     def __init__(self, study: Study, uri: str) -> None:
         self.study, self.uri = study, uri
@@ -101,20 +130,26 @@ class _Sender:
         self.experiment: str | None = None
         self.summary = ""
         self.held: dict[str, Any] = {}  # key → MLflow's own Run
+        self.newest = 0  # start of the run that began last, in ms
         self.epoch: dict[str, int] = {}  # key → last epoch that it has
         self.files: dict[Path, int] = {}
 
     def update(self, *, live: bool) -> None:
         """Send what is missing."""
-        runs = runs_of(self.study, live=live)
-        if not runs:
+        if not self.study.trials:
             return
-        self.experiment = self.experiment or self._experiment()
+        if self.experiment is None:
+            self.experiment = self._experiment()
+            self.projection = Projection(self.study, known=self._whole())
+        runs = self.projection.runs(live=live)
         for run in runs:
             if run.key not in self.held:
                 self.held[run.key] = self._find(run) or self._create(run)
+                self.newest = max(self.newest, self.held[run.key].info.start_time)
             if self.held[run.key].info.lifecycle_stage == "active":  # what a person deleted stays so
                 self._send(run, self.held[run.key])
+            if run.final:
+                del self.held[run.key]
         summary = head_note(self.study, runs)
         if summary != self.summary:
             self.client.set_experiment_tag(self.experiment, "mlflow.note.content", summary)
@@ -140,6 +175,20 @@ class _Sender:
         place = (self.study.folder.absolute().parent / "mlartifacts" / self.study.name).as_uri() if local else None
         return str(self.client.create_experiment(name, artifact_location=place, tags={"lfvd.study": mark}))
 
+    def _whole(self) -> set[int]:
+        """Trials whose runs MLflow has to their end: the status of an ended run is sent last."""
+        trials, page = set(), None
+        while page != "":
+            found = self.client.search_runs(
+                [self.experiment], "tags.stage = 'search'", run_view_type=3, page_token=page
+            )
+            for run in found:
+                self.newest = max(self.newest, run.info.start_time)
+                if run.info.status in _ENDED:
+                    trials.add(int(run.data.tags["lfvd.key"].removeprefix("trial")))
+            page = found.token or ""
+        return trials
+
     def _find(self, run: Run) -> Any | None:
         found = self.client.search_runs([self.experiment], f"tags.`lfvd.key` = '{run.key}'", run_view_type=3)
         if found and run.epochs and found[0].info.lifecycle_stage == "active":
@@ -153,7 +202,7 @@ class _Sender:
             tags["mlflow.parentRunId"] = self.held[run.parent].info.run_id
         start = int(1000 * (run.start.timestamp() if run.start else time.time() - run.seconds))
         if run.start is None:  # MLflow lists the newest first: finalists before trials
-            start = max(start, *(1 + held.info.start_time for held in self.held.values()))
+            start = max(start, 1 + self.newest)
         return self.client.create_run(self.experiment, start, tags, run.name)
 
     def _send(self, run: Run, held: Any) -> None:
@@ -170,7 +219,7 @@ class _Sender:
         if run.tags.get("winner") == "true":
             self._send_files(run_id)
         renamed, moved = held.info.run_name != run.name, held.info.status != run.status
-        if moved and run.status in ("FINISHED", "FAILED"):
+        if moved and run.status in _ENDED:
             self.client.set_terminated(run_id, run.status, held.info.start_time + int(1000 * run.seconds))
         if renamed or moved:
             self.client.update_run(run_id, run.status, run.name)
@@ -208,6 +257,10 @@ class _Sender:
                 self.files[path] = changed
 
 
+_ENDED = ("FINISHED", "FAILED")
+"""MLflow's statuses of a run that is over."""
+
+
 def _metric(name: str) -> str:
     """A metric's name with what MLflow does not allow, such as a bracket in a class, replaced."""
     return re.sub(r"[^\w./: -]", "_", name)
@@ -229,14 +282,16 @@ def _client(uri: str) -> Any:
 
 def _sentence(study: Study, uri: str, error: Exception) -> str:
     """What went wrong and what to do, without passwords."""
+    return f"MLflow at {_shown(uri)} {_problem(uri, error)}; {_remedy(study, uri)}"
+
+
+def _problem(uri: str, error: Exception) -> str:
     text = " ".join(str(error).split())
     if "Invalid Host header" in text:
         host = re.sub(r"^\w+://|[:/].*$", "", re.sub(r"//[^/@]*@", "//", uri))
-        problem = f"refuses the host name (403): start it with `--allowed-hosts {host}`, or name it by its IP address"
-    else:
-        cause = re.search(r"\[Errno -?\d+\] [\w ]+", text)
-        problem = f"does not work ({cause[0] if cause else _shown(text)[:200] or type(error).__name__})"
-    return f"MLflow at {_shown(uri)} {problem}; {_remedy(study, uri)}"
+        return f"refuses the host name (403): start it with `--allowed-hosts {host}`, or name it by its IP address"
+    cause = re.search(r"\[Errno -?\d+\] [\w ]+", text)
+    return f"does not work ({cause[0] if cause else _shown(text)[:200] or type(error).__name__})"
 
 
 def _shown(text: str) -> str:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import gc
 import json
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lfvd.config import Config
 from lfvd.corpus import Corpus
-from lfvd.files import InputError
+from lfvd.files import DISK_FULL, InputError
+from tune import storage
+
+if TYPE_CHECKING:
+    from lfvd.trainer import TrainResult
+
+WAIT_SECONDS = 10
+"""How often a run on a full disk looks whether there is room again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,20 +31,38 @@ class Job:
     config: Config
     seed: int
     checkpoint: str
+    """Where it lies: a path, or an address (tune.storage)."""
     gpu: float
+    keep: bool = False
+    """Whether the best epoch's weights are wanted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How a job's run ended."""
+
+    best_epoch: int
+    epochs: int
+    seconds: float
+    best: dict[str, Any]
+    """The best epoch's record."""
+    weights: bytes
+    """Its weights as a safetensors file; empty unless the job keeps them."""
 
 
 def run_job(config: dict[str, Any], corpus: Corpus) -> None:
-    """Ray Tune's function trainable: each epoch is reported as one JSON text, a diverged run as its reason.
+    """Ray Tune's function trainable. Each report holds one of: `record` an epoch as JSON; `result` the end, a Result;
+    `fault` what happened and did not end the run, with `then`; `failure` why it ended, with `memory` where a device was
+    too small for it.
 
     The worker serves many trials (actor reuse), so everything is built anew from the job. What would only repeat itself, a
-    diverged run or a config that does not fit, is told; anything else is raised, and Ray retries it in a fresh process,
+    diverged run or a config that does not fit, is told; anything else is raised, and tried again in a fresh process,
     since after some errors of a device the old one is of no use.
     """
     import ray.tune as ray_tune
     import torch
 
-    from lfvd.trainer import NonFiniteLoss, train
+    from lfvd.trainer import NonFiniteLoss
 
     # Ray drops a trial without a word when the last one's thread has not ended by then; the default is 2 s.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
@@ -46,13 +74,47 @@ def run_job(config: dict[str, Any], corpus: Corpus) -> None:
         # The last trial of this worker may have been cut off in the middle: other trials need its memory.
         gc.collect()
         torch.cuda.empty_cache()
+    storage.leave_behind(job.checkpoint)
     try:
-        train(
-            job.config,
-            corpus,
-            job.seed,
-            checkpoint=job.checkpoint,
-            report=lambda record: ray_tune.report({"record": json.dumps(record)}),
-        )
+        with storage.local(job.checkpoint) as (file, bring):
+            ray_tune.report({"result": _train(job, corpus, file, bring, ray_tune.report)})
     except (NonFiniteLoss, InputError) as error:
         ray_tune.report({"failure": f"{type(error).__name__}: {error}"})
+    except torch.OutOfMemoryError as error:
+        ray_tune.report({"failure": f"OutOfMemoryError: {' '.join(str(error).split())[:300]}", "memory": True})
+
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+def _train(job: Job, corpus: Corpus, file: Path, bring: Callable[[], None], tell: Tell) -> Result:
+    """Train from the checkpoint on, also after a checkpoint that is none and a disk that was full → the result."""
+    from lfvd.trainer import CheckpointError, train
+
+    def report(record: dict[str, Any]) -> None:
+        bring()
+        tell({"record": json.dumps(record)})
+
+    while True:
+        try:
+            return _result(train(job.config, corpus, job.seed, checkpoint=file, report=report), keep=job.keep)
+        except CheckpointError as error:
+            file.unlink(missing_ok=True)
+            tell({"fault": str(error), "then": "started over"})
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            tell({"fault": f"{error.filename or file}: {error.strerror}", "then": "waiting for room"})
+            time.sleep(WAIT_SECONDS)
+
+
+def _result(run: TrainResult, *, keep: bool) -> Result:
+    from safetensors.torch import save
+
+    return Result(
+        best_epoch=run.best_epoch,
+        epochs=len(run.history),
+        seconds=sum(record["seconds"] for record in run.history),
+        best=run.best,
+        weights=save(run.state) if keep else b"",
+    )

@@ -1,0 +1,173 @@
+"""Between a Source of jobs and Ray: attempts at jobs, who gets another one, and where. No part of Ray but its trials.
+
+A job whose worker or node is lost is started again, before all others, from its checkpoint; one for which a device was too
+small once more alone on a device; one whose epoch takes too long loses its worker, and then as the first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from tune.space import ResourcesPlan
+from tune.trial import Job, Result
+
+RETRIES = 2
+"""How often a job is started again from its checkpoint, without a new epoch in between; a lost node does not count."""
+
+_T = TypeVar("_T")
+
+
+class Source(Protocol):
+    """Where jobs come from and their news go to. All calls come from one thread."""
+
+    def next(self) -> Job | None:
+        """A job to start now, or None."""
+
+    def exhausted(self) -> bool:
+        """Whether no job will ever be started again."""
+
+    def stopping(self) -> bool:
+        """Whether everything must wind down now; running jobs stay unfinished and continue another time."""
+
+    def report(self, job: Job, record: dict[str, Any]) -> str | None:
+        """An epoch's record → why the job must stop, or None. An epoch may come twice, after a retry."""
+
+    def finished(self, job: Job, result: Result) -> None:
+        """The job ran to its own end."""
+
+    def fault(self, job: Job, reason: str, then: str) -> None:
+        """Something happened to the job, and what is done about it; it is not the end."""
+
+    def failed(self, job: Job, reason: str) -> None:
+        """The job ended in an error."""
+
+
+@dataclass(kw_only=True)
+class Attempt:
+    """A job on a worker: a trial of Ray's. Started again, the job is another one."""
+
+    job: Job
+    trial: Any = None
+    news: float = field(default_factory=time.monotonic)
+    """When it began to run, or last reported."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it has a worker."""
+        return self.trial is not None and self.trial.status == "RUNNING"
+
+    def end(self) -> None:
+        """Kill its worker."""
+        import ray
+
+        ray.kill(self.trial.temporary_state.ray_actor)
+
+
+class Desk:
+    """What goes on between a Source and Ray, apart from both: attempts at jobs, and who gets another one.
+
+    Ray would take an error of the Source itself (a broken disk, say) for one of the job, and go on: it is kept in `error`,
+    everything winds down, and `run_jobs` raises it.
+    """
+
+    def __init__(self, source: Source, resources: ResourcesPlan) -> None:
+        self.source, self.resources = source, resources
+        self.attempts: dict[str, Attempt] = {}
+        self.again: list[Job] = []
+        self.fruitless: Counter[str] = Counter()  # attempts of a job since its last epoch
+        self.hung: set[str] = set()
+        self.error: Exception | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Ray pickles its Tuner for a restore that never comes
+
+    def next(self, attempt: str, slots: int) -> Job | None:
+        """A job to start now: first of all one that lost its worker."""
+        if len(self.attempts) >= slots or self._making_room():
+            return None
+        job = self.again.pop(0) if self.again else self.source.next()
+        if job is not None:
+            self.attempts[attempt] = Attempt(job=job)
+        return job
+
+    def _making_room(self) -> bool:
+        """Whether a job waits for a device of its own, which others would take away from it again."""
+        return any(a.job.gpu > self.resources.gpu and not a.running for a in self.attempts.values())
+
+    def over(self) -> bool:
+        """Nothing is at work, and nothing will be."""
+        return not self.attempts and not self.again and self.source.exhausted()
+
+    def stopping(self) -> bool:
+        """Everything must wind down."""
+        return self.error is not None or self.source.stopping()
+
+    def report(self, attempt: str, news: Mapping[str, Any]) -> bool:
+        """What a worker says (tune.trial.run_job) → whether its attempt ends."""
+        if attempt not in self.attempts:
+            return True
+        job = self.attempts[attempt].job
+        self.attempts[attempt].news = time.monotonic()
+        if "record" in news:
+            self.fruitless[job.name] = 0
+            stop = self._tell(lambda: self.source.report(job, json.loads(news["record"]))) is not None
+        elif "fault" in news:
+            self._tell(lambda: self.source.fault(job, news["fault"], news["then"]))
+            stop = False
+        else:
+            stop = True
+            if "result" in news:
+                self._tell(lambda: self.source.finished(job, news["result"]))
+            elif "memory" in news and 0 < job.gpu < 1:
+                self._retry(dataclasses.replace(job, gpu=1.0), news["failure"], "tried once more, alone on a device")
+            else:
+                self._tell(lambda: self.source.failed(job, news["failure"]))
+        if stop or self.error:
+            del self.attempts[attempt]
+        return stop or self.error is not None
+
+    def lost(self, attempt: str, reason: str) -> None:
+        """The attempt ended in an error of its worker or node: the job is started again, unless that leads nowhere."""
+        job = self.attempts.pop(attempt).job
+        if attempt in self.hung:
+            reason = f"no epoch within {self.resources.epoch_timeout} (`resources.epoch_timeout`): its worker was ended"
+        self.fruitless[job.name] += not _NODE_LOST.search(reason)
+        if self.fruitless[job.name] > RETRIES:
+            self._tell(lambda: self.source.failed(job, reason))
+        else:
+            self._retry(job, reason, "started again on another worker")
+
+    def _retry(self, job: Job, reason: str, then: str) -> None:
+        self._tell(lambda: self.source.fault(job, reason, then))
+        self.again.append(job)
+
+    def end_hung(self) -> None:
+        """Kill the workers whose epoch takes too long; Ray then says that they are lost."""
+        late = time.monotonic() - self.resources.epoch_seconds
+        for attempt, each in self.attempts.items():
+            if not each.running:
+                each.news = time.monotonic()
+            elif each.news < late and attempt not in self.hung:
+                self.hung.add(attempt)
+                each.end()
+
+    def _tell(self, tell: Callable[[], _T]) -> _T | None:
+        if self.error is None:
+            try:
+                return tell()
+            except Exception as error:
+                self.error = error
+        return None
+
+
+_NODE_LOST = re.compile(
+    r"node has died|node .*(was|is) (dead|terminated|preempted)|ActorUnavailableError", re.IGNORECASE
+)
+"""Ray's words for a node that is gone: no fault of the job."""
