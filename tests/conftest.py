@@ -1,5 +1,14 @@
 """Fixtures shared by several test files."""
 
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -116,3 +125,69 @@ def start_study(folder: Path, corpus, **changes):
 def make_study(tmp_path: Path, tiny_corpus):
     """Begin, or go on with, the study `tmp_path / name`: `make_study("name", trials=9)`."""
     return lambda name="study", **changes: start_study(tmp_path / name, tiny_corpus, **changes)
+
+
+LOOPBACK = "127.0.0.2"
+"""Ray takes 127.0.0.1 in an address for the machine's name, and looks for the cluster at its outer address."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """Two cores and two GPUs that are numbers only."""
+    port, scratch = free_port(), tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: it goes into socket names
+    argv = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
+    argv += [f"--node-ip-address={LOOPBACK}", f"--port={port}", f"--temp-dir={scratch}", "--include-dashboard=false"]
+    argv += [f"--dashboard-agent-listen-port={free_port()}", "--num-cpus=2", "--num-gpus=2"]
+    with open(Path(scratch) / "head.txt", "w") as log:
+        head = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 90
+        while "Ray runtime started" not in (text := (Path(scratch) / "head.txt").read_text()):
+            assert head.poll() is None, text
+            assert time.monotonic() < deadline, text
+            time.sleep(0.2)
+        yield f"{LOOPBACK}:{port}"
+    finally:
+        head.terminate()  # --block ends with all that it started
+        try:
+            head.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def connected(address: str, request: pytest.FixtureRequest) -> Iterator[None]:
+    """This process as a driver of that cluster; its environment as it was, afterwards."""
+    from tune import pool
+    from tune.space import ResourcesPlan
+
+    before = dict(os.environ)
+    this = request.module
+    pool.ray.cloudpickle.register_pickle_by_value(this)  # workers cannot import a test file
+    with pool.cluster(ResourcesPlan(), address=address):
+        yield
+    pool.ray.cloudpickle.unregister_pickle_by_value(this)
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def make_job(tmp_path, tiny_config):
+    """A job on `tiny_corpus`: `make_job("name", seed, gpu=0.5, run__epochs=9)`."""
+    from tune.trial import Job
+
+    def make(name: str, seed: int = 0, gpu: float = 0.0, **values) -> Job:
+        config = tiny_config.with_values(
+            {"data.modalities": "l", **{k.replace("__", "."): v for k, v in values.items()}}
+        )
+        return Job(name=name, config=config, seed=seed, checkpoint=str(tmp_path / f"{name}.pt"), gpu=gpu)
+
+    return make

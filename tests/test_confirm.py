@@ -25,6 +25,7 @@ from tune import driver, pool
 from tune.confirm import ConfirmJobs, finalists, mean_std, open_test, ranking, write_best
 from tune.journal import OBJECTIVE, Study
 from tune.search import FAILED
+from tune.trial import _result
 
 SEEDS = tuple(PLAN["confirm"]["seeds"])
 
@@ -53,13 +54,13 @@ def run_here(source, corpus: Corpus, resources=None) -> None:
                 raise Stop
 
         try:
-            train(job.config, corpus, job.seed, checkpoint=job.checkpoint, report=report)
+            run = train(job.config, corpus, job.seed, checkpoint=job.checkpoint, report=report)
         except Stop:
             continue
         except ArithmeticError as error:
             source.failed(job, f"{type(error).__name__}: {error}")
         else:
-            source.finished(job)
+            source.finished(job, _result(run, keep=job.keep))
 
 
 def add(study: Study, state: TrialState, values: list[float], **params) -> int:
@@ -281,6 +282,7 @@ def in_this_process() -> Iterator[list[Corpus]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool, "run_jobs", run_jobs)
         patch.setattr(pool, "cluster", lambda *args, **kwargs: contextlib.nullcontext())
+        patch.setattr(driver.doctor, "within", lambda *args: [])
         patch.setattr(driver, "Tracker", Silent)
         yield handed
 

@@ -1,17 +1,21 @@
 """The study's folder: begun once, gone on with by the same plan and data alone, and read while it is written."""
 
+import contextlib
 import dataclasses
+import errno
 import json
 import multiprocessing
+import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import PLAN, make_plan
 from optuna.trial import TrialState
 
-from lfvd.files import read_yaml
-from tune.journal import DataSource, Study, StudyError
+from lfvd.files import InputError, read_yaml
+from tune.journal import JOURNALS, OBJECTIVE, DataSource, Study, StudyError, writing
 
 DATA = DataSource(path="d.safetensors", name="X", fingerprint="f" * 64, simulated=("audio",))
 
@@ -103,15 +107,17 @@ def test_another_plan_is_refused(begun, name):
     with pytest.raises(StudyError) as error:
         start(begun.folder, **changes)
     assert str(error.value) == (
-        f"{begun.folder}: holds a study of another plan, which differs in {text}: choose another --name, "
-        "or go on with the old plan"
+        f"{begun.folder}: holds a study that differs from what is asked in {text}: choose another --name, "
+        "or go on with what it began with"
     )
     assert content(begun.folder) == before
 
 
 def test_other_data_are_refused(begun):
     before = content(begun.folder)
-    with pytest.raises(StudyError, match=re.escape("differs in the data (ffffffffffff there, 000000000000 here): ")):
+    with pytest.raises(
+        StudyError, match=re.escape("differs from what is asked in the data (ffffffffffff there, 000000000000 here): ")
+    ):
         start(begun.folder, dataclasses.replace(DATA, fingerprint="0" * 64))
     assert content(begun.folder) == before
 
@@ -171,17 +177,6 @@ def test_a_preset_that_changes_later_does_not_change_the_study(tmp_path):
     study = Study.start(tmp_path / "study", make_plan(base=str(base)), DATA, {})
     base.unlink()
     assert Study.open(study.folder).plan.config == study.plan.config
-
-
-def test_check_data(make_study, tiny_corpus):
-    study = make_study()
-    study.check_data(tiny_corpus)
-    with pytest.raises(StudyError) as error:
-        study.check_data(dataclasses.replace(tiny_corpus, fingerprint="0" * 64))
-    assert str(error.value) == (
-        f"{study.folder}: belongs to TINY {tiny_corpus.fingerprint[:12]}, but the data given are TINY 000000000000: "
-        "give the study's own data"
-    )
 
 
 def test_opening_writes_nothing(begun):
@@ -262,3 +257,107 @@ def test_a_second_reader_while_writing(begun):
     assert counts == sorted(counts)
     assert len(set(counts)) > 3, "the reader saw the study grow"
     assert (len(begun.epochs()), len(begun.trials)) == (30, 31)
+
+
+def _lines_of(study: Study) -> dict[str, bytes]:
+    return {name: (study.folder / name).read_bytes() for name in JOURNALS if (study.folder / name).is_file()}
+
+
+@pytest.mark.parametrize("name", ["journal.log", "epochs.jsonl", "confirm.jsonl"])
+@pytest.mark.parametrize("tail", [b'{"op_code"', b"{", b"\0" * 512, b"\0" * 512 + b"\n", b'{"a": 1', b"7\n"])
+def test_a_torn_end_is_mended(begun, name, tail):
+    """What a power cut left is cut off with a warning, entered as a fault; nothing before it is lost."""
+    begun.append_epoch("search", 0, 1, {"epoch": 1, OBJECTIVE: 0.5})
+    begun.append_confirmed({"trial": 0, "seed": 0})
+    before = _lines_of(begun)
+    trials = [t.number for t in begun.trials]
+    with (begun.folder / name).open("ab") as file:
+        file.write(tail)
+    with writing(begun.folder) as found:
+        assert found == [
+            f"{begun.folder / name}: its last line was cut off ({len(tail)} bytes): removed, nothing before it is lost"
+        ]
+        reopened = Study.open(begun.folder)
+        assert {k: v for k, v in _lines_of(reopened).items() if k != "faults.jsonl"} == before
+        assert [t.number for t in reopened.trials] == trials
+        assert [fault["reason"] for fault in reopened.faults()] == found
+        reopened.optuna.ask()
+        reopened.append_epoch("search", 0, 1, {"epoch": 2, OBJECTIVE: 0.6})
+    with writing(begun.folder) as found:
+        assert found == []
+        assert [r["epoch"] for r in Study.open(begun.folder).epochs()] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["journal.log", "epochs.jsonl"])
+def test_damage_in_the_middle_is_an_error(begun, name):
+    """No end that was cut off: nothing is guessed."""
+    begun.append_epoch("search", 0, 1, {"epoch": 1, OBJECTIVE: 0.5})
+    path = begun.folder / name
+    path.write_bytes(b"{torn\n" + path.read_bytes())
+    with writing(begun.folder) as found, pytest.raises(InputError, match=re.escape(f"{path}")):
+        Study.open(begun.folder).epochs()
+    assert found == []
+
+
+def test_a_disk_that_is_full_for_a_while(begun, monkeypatch):
+    """The line is written once there is room, whole and once; the wait is entered as a fault."""
+    real, calls, waited = os.fsync, [], []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) <= 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    begun.wait = lambda error: waited.append(error.errno) or True
+    begun.append_confirmed({"trial": 0, "seed": 0})
+    assert waited == [errno.ENOSPC, errno.ENOSPC]
+    [fault] = begun.faults()
+    assert (fault["reason"].endswith("No space left on device"), fault["then"]) == (True, "waited for room")
+
+
+def test_a_disk_that_stays_full(begun, monkeypatch):
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        begun.append_confirmed({"trial": 0, "seed": 0})
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_power_cut_anywhere(make_study, seed):
+    """Whatever the files lost since they were last forced to disk, the study goes on, each file by itself cut off."""
+    from test_search import Workers, never
+
+    from tune.search import SearchJobs
+
+    rng = np.random.default_rng(seed)
+    study, workers = make_study("cut"), Workers()
+    forced: dict[str, int] = {}
+    fsync = os.fsync
+
+    def note(handle: int) -> None:
+        fsync(handle)
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        forced[path.name] = path.stat().st_size
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", note)
+        with contextlib.suppress(BaseException):
+            workers.run(SearchJobs(study, never), slots=2, most=int(rng.integers(1, 20)))
+    for name in ("journal.log", "epochs.jsonl"):
+        path = study.folder / name
+        if path.is_file():
+            os.truncate(path, int(rng.integers(forced.get(name, 0), path.stat().st_size + 1)))
+    with writing(study.folder):
+        reopened = make_study("cut")
+        workers.run(SearchJobs(reopened, never), slots=2)
+    assert [t.number for t in reopened.trials] == list(range(reopened.plan.trials))
+    keys = [(r["trial"], r["epoch"]) for r in reopened.epochs()]
+    assert len(set(keys)) == len(keys)
+    for trial in reopened.trials:
+        assert trial.state.is_finished()
+        values = {r["epoch"]: r[OBJECTIVE] for r in reopened.epochs() if r["trial"] == trial.number}
+        assert trial.intermediate_values == values

@@ -9,7 +9,7 @@ from rich.console import Console
 from test_search import Workers, curve, history, never
 
 from tune.confirm import ConfirmJobs
-from tune.live import ConfirmView, Display, SearchView, clock, compact
+from tune.live import ROWS, ConfirmView, Display, SearchView, clock, compact
 from tune.search import SearchJobs
 
 
@@ -54,7 +54,7 @@ def test_search_view(make_study, monkeypatch):
     records = history(first, 4)
     for record in records:
         jobs.report(first, record)
-    jobs.finished(first)
+    jobs.finished(first, None)
     second = jobs.next()
     assert jobs.report(second, {**history(second, 1)[0], "val/wf1_best": 0.01})
     jobs.failed(jobs.next(), "x")
@@ -81,6 +81,16 @@ def test_search_view(make_study, monkeypatch):
     problem.append("MLflow at x does not work")
     assert view.line().endswith("; MLflow at x does not work")
     assert "MLflow at x does not work" in shown(view.view())
+
+
+def test_a_thousand_running_trials_fill_no_more_than_a_screen(make_study):
+    jobs = SearchJobs(make_study(trials=ROWS + 6), never)
+    for _ in range(ROWS + 5):
+        jobs.next()
+    text = shown(SearchView(jobs, lambda: None).view())
+    rows = [line.split()[1] for line in text.splitlines() if line.startswith("trial ")]
+    assert rows == [str(number) for number in range(ROWS)]
+    assert "and 5 more" in text
 
 
 def test_confirm_view(make_study):

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 CHECK = """
-import lfvd.config, tune.space
+import lfvd.config, tune.slurm, tune.space
+assert tune.slurm.TEMPLATE.is_file()
 print(lfvd.__file__)
 for name in ("meld", "iemocap"):
     lfvd.config.Config.from_yaml(name)

@@ -8,26 +8,21 @@ import itertools
 import json
 import math
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from optuna.trial import TrialState
-from rich.console import Console
+from workers import Listed, traces, untimed
 
 from lfvd.corpus import Corpus, CorpusError
 from lfvd.files import InputError
-from lfvd.trainer import NonFiniteLoss, train
-from tune import driver, pool
+from lfvd.trainer import NonFiniteLoss, TrainResult, train
+from tune import pool
+from tune.desk import RETRIES
 from tune.journal import Study
 from tune.search import FAILED, SearchJobs
 from tune.space import ResourcesPlan
@@ -40,53 +35,9 @@ pytestmark = [
 ]
 
 
-LOOPBACK = "127.0.0.2"
-"""Ray takes 127.0.0.1 in an address for the machine's name, and looks for the cluster at its outer address."""
+ENDED = TrainResult(seed=0, best_epoch=1, state={}, history=[{"epoch": 1, "seconds": 0.0}])
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Two cores and two GPUs that are numbers only."""
-    port, scratch = free_port(), tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: it goes into socket names
-    argv = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
-    argv += [f"--node-ip-address={LOOPBACK}", f"--port={port}", f"--temp-dir={scratch}", "--include-dashboard=false"]
-    argv += [f"--dashboard-agent-listen-port={free_port()}", "--num-cpus=2", "--num-gpus=2"]
-    with open(Path(scratch) / "head.txt", "w") as log:
-        head = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 90
-        while "Ray runtime started" not in (text := (Path(scratch) / "head.txt").read_text()):
-            assert head.poll() is None, text
-            assert time.monotonic() < deadline, text
-            time.sleep(0.2)
-        yield f"{LOOPBACK}:{port}"
-    finally:
-        head.terminate()  # --block ends with all that it started
-        try:
-            head.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
-            head.wait()
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def connected(address: str) -> Iterator[None]:
-    """This process as a driver of that cluster; its environment as it was, afterwards."""
-    before = dict(os.environ)
-    this = sys.modules[__name__]
-    pool.ray.cloudpickle.register_pickle_by_value(this)  # workers cannot import a test file
-    with pool.cluster(ResourcesPlan(), address=address):
-        yield
-    pool.ray.cloudpickle.unregister_pickle_by_value(this)
-    os.environ.clear()
-    os.environ.update(before)
+PAIR = ("good0", "good1")
 
 
 def spied_job(config: dict, corpus: Corpus) -> None:
@@ -104,58 +55,14 @@ def spied_job(config: dict, corpus: Corpus) -> None:
     while isinstance(base, np.ndarray) and base.base is not None:
         base = base.base
     note(at="memory", owner=type(base).__name__, owns=features.flags.owndata)
-    run_job(config, corpus)
-    note(at="end", gpus=os.environ.get("CUDA_VISIBLE_DEVICES"), cwd=os.getcwd())
-
-
-def traces(checkpoint: str | Path) -> list[dict]:
-    return [json.loads(line) for line in Path(checkpoint).with_suffix(".trace").read_text().splitlines()]
-
-
-class Listed:
-    """A source of listed jobs; stops nothing, remembers everything."""
-
-    def __init__(self, jobs: list[Job], on_report: Callable[[Job, dict], None] = lambda job, record: None) -> None:
-        self.waiting, self.on_report = list(jobs), on_report
-        self.records: dict[str, list[dict]] = defaultdict(list)
-        self.ended: dict[str, str] = {}
-
-    def next(self) -> Job | None:
-        return self.waiting.pop(0) if self.waiting else None
-
-    def exhausted(self) -> bool:
-        return not self.waiting
-
-    def stopping(self) -> bool:
-        return False
-
-    def report(self, job: Job, record: dict) -> str | None:
-        self.records[job.name].append(record)
-        self.on_report(job, record)
-        return None
-
-    def finished(self, job: Job) -> None:
-        assert job.name not in self.ended
-        self.ended[job.name] = "finished"
-
-    def failed(self, job: Job, reason: str) -> None:
-        assert job.name not in self.ended
-        self.ended[job.name] = reason
-
-
-@pytest.fixture
-def make_job(tmp_path, tiny_config):
-    def make(name: str, seed: int = 0, gpu: float = 0.0, **values) -> Job:
-        config = tiny_config.with_values(
-            {"data.modalities": "l", **{k.replace("__", "."): v for k, v in values.items()}}
-        )
-        return Job(name=name, config=config, seed=seed, checkpoint=str(tmp_path / f"{name}.pt"), gpu=gpu)
-
-    return make
-
-
-def untimed(history: list[dict]) -> list[dict]:
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+    if job.name in PAIR:  # each waits until the other has begun: possible only side by side
+        deadline = time.monotonic() + 120
+        while not all(trace.with_name(f"{name}.trace").exists() for name in PAIR) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    try:
+        run_job(config, corpus)
+    finally:  # Ray leaves by SystemExit
+        note(at="end", gpus=os.environ.get("CUDA_VISIBLE_DEVICES"), cwd=os.getcwd())
 
 
 def test_jobs_in_parallel(connected, make_job, tiny_corpus, monkeypatch):
@@ -229,6 +136,9 @@ def test_a_killed_worker_goes_on(connected, make_study, tiny_corpus, monkeypatch
     alone = train(study.config_of(0), tiny_corpus, records[0]["seed"])
     assert [r["val/wf1"] for r in records] == [r["val/wf1"] for r in alone.history]
     assert trial.value == alone.best["val/wf1"]
+    [fault] = study.faults()
+    assert (fault["stage"], fault["trial"], fault["then"]) == ("search", 0, "started again on another worker")
+    assert "worker process has died" in fault["reason"]
 
 
 def dying_job(config: dict, corpus: Corpus) -> None:
@@ -255,7 +165,10 @@ def test_a_worker_that_always_dies(connected, make_study, tiny_corpus, monkeypat
     [trial] = study.trials
     assert trial.state == TrialState.FAIL
     assert "worker process has died" in trial.user_attrs[FAILED]
-    assert len(traces(study.checkpoint("trial0"))) == 1 + pool.RETRIES
+    assert len(traces(study.checkpoint("trial0"))) == 1 + RETRIES
+    assert [(f["trial"], f["then"]) for f in study.faults()] == [(0, "started again on another worker")] * 2 + [
+        (0, "failed")
+    ]
 
 
 @pytest.mark.slow
@@ -269,35 +182,24 @@ def test_a_run_that_raises_each_time(connected, make_study, tiny_corpus, monkeyp
     assert trial.state == TrialState.FAIL
     assert trial.user_attrs[FAILED] == "RuntimeError: the device is lost"
     lines = traces(study.checkpoint("trial0"))
-    assert len({line["pid"] for line in lines}) == len(lines) == 1 + pool.RETRIES
+    assert len({line["pid"] for line in lines}) == len(lines) == 1 + RETRIES
 
 
 @pytest.mark.slow
-def test_logical_gpus(connected, make_job, make_study, tiny_corpus, monkeypatch):
-    """A quarter of a GPU that torch cannot see: one warning, trained on the CPU, one device number a worker."""
+def test_logical_gpus(connected, make_job, tiny_corpus, monkeypatch):
+    """A quarter of a GPU that torch cannot see: trained on the CPU, one device number a worker."""
     monkeypatch.setattr(pool, "run_job", spied_job)
     resources = ResourcesPlan(gpu=0.25)
     assert pool._slots(resources) == 2, "the cores are the limit"
     assert pool._slots(ResourcesPlan(gpu=2)) == 1
     assert pool._slots(ResourcesPlan(gpu=3)) == 0
-    study = make_study(resources={"gpu": 0.25})
-    console = Console(record=True, quiet=False, file=open(os.devnull, "w"), width=200)  # noqa: SIM115 (closed below)
-    driver._warn_without_gpu(study, console)
-    console.file.close()
-    text = console.export_text()
-    assert text == "warning: the plan asks 0.25 GPU a trial, but torch sees none there: training on CPU\n"
     jobs = [make_job(f"job{seed}", seed, gpu=0.25, run__device="auto") for seed in range(2)]
     source = Listed(jobs)
     pool.run_jobs(source, tiny_corpus, resources)
     assert source.ended == {"job0": "finished", "job1": "finished"}
     for job in jobs:
-        assert traces(job.checkpoint)[-1]["gpus"] in ("0", "1")
+        assert traces(job.checkpoint)[0]["gpus"] in ("0", "1")
         assert untimed(source.records[job.name]) == untimed(train(job.config, tiny_corpus, job.seed).history)
-
-
-def test_nothing_is_warned_of_without_gpus(make_study):
-    study = make_study()
-    driver._warn_without_gpu(study, None)
 
 
 @pytest.mark.slow
@@ -331,6 +233,18 @@ def test_interrupted_on_ray(connected, make_study, tiny_corpus):
     assert len(keys) == len(set(keys))
     assert TrialState.FAIL not in {t.state for t in reopened.trials}, [t.user_attrs for t in reopened.trials]
     assert [t.number for t in reopened.trials] == list(range(4))
+
+
+@pytest.mark.slow
+def test_more_than_the_nodes_hold(connected, make_job, tiny_corpus):
+    """A number is asked of Ray at once, so that an autoscaler would see the demand; all run in their turn."""
+    source = Listed([make_job(f"job{seed}", seed, run__epochs=2) for seed in range(4)])
+    left = []
+    source.on_report = lambda job, record: left.append(len(source.waiting))
+    pool.run_jobs(source, tiny_corpus, ResourcesPlan(max_concurrent=4))
+    assert left[0] == 0, "all were asked for before the first epoch"
+    assert set(source.ended.values()) == {"finished"}
+    assert len(source.ended) == 4
 
 
 @pytest.mark.slow
@@ -398,7 +312,8 @@ def test_a_job_without_gpus_hides_them(make_job, monkeypatch, gpu, visible):
     """Ray leaves the variable alone for a trial without GPUs."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     seen = []
-    monkeypatch.setattr("lfvd.trainer.train", lambda *a, **k: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]))
+    monkeypatch.setattr("lfvd.trainer.train", lambda *a, **k: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]) or ENDED)
+    monkeypatch.setattr("ray.tune.report", lambda news: None)
     run_job({"job": make_job("x", gpu=gpu)}, None)
     assert seen == [visible]
 

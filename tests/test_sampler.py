@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PLAN
+from conftest import PLAN, make_plan
 from optuna.trial import TrialState
 
 from tune.journal import Study
@@ -30,7 +30,7 @@ def grow(study: Study, upto: int) -> None:
 
 def suggest(study: Study):
     """The next trial, as SearchJobs asks for it."""
-    study.optuna.sampler = sampler_for(study.plan.sampler, len(study.trials))
+    study.optuna.sampler = sampler_for(study.plan, len(study.trials))
     return study.optuna.ask({key: p.distribution for key, p in study.plan.space.items()})
 
 
@@ -86,6 +86,19 @@ def test_learners_use_what_they_are_told(make_study):
     start = PLAN["sampler"]["startup_trials"]
     assert values(first)[:start] == values(second)[:start]
     assert values(first)[start:] != values(second)[start:]
+
+
+def test_tpe_suggests_what_optunas_own_does(make_study, monkeypatch):
+    """The space comes from the plan instead of from a look at all trials, with the same suggestions."""
+    dropout = make_plan().config.model.dropout
+    space = {**PLAN["space"], "model.dropout": {"choices": [dropout]}, "loss.temperature": {"low": 0.05, "high": 1.0}}
+    ours, optunas = make_study("ours", space=space), make_study("optunas", space=space)
+    grow(ours, 16)
+    monkeypatch.delattr("tune.sampler._TPE.infer_relative_search_space")
+    grow(optunas, 16)
+    assert values(ours) == values(optunas)
+    assert {v["model.dropout"] for v in values(ours)} == {dropout}
+    assert len({v["optim.lr"] for v in values(ours)}) == 16
 
 
 def test_training_seeds():

@@ -6,6 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tune.scheduler import Rungs
+from tune.scheduler import quantile as read_off
 from tune.space import SchedulerPlan
 
 Event = tuple[int, int, float]
@@ -173,3 +174,33 @@ def test_a_report_that_comes_twice_counts_once():
     for trial, value in [(0, 0.5), (1, 0.7), (1, 0.7)]:
         assert rungs.report(trial, 1, value) is None
     assert rungs.values[1] == {0: 0.5, 1: 0.7}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.floats(-1, 1) | st.integers(0, 5).map(lambda n: n / 4), min_size=1), st.integers(2, 100))
+def test_the_cutoff_is_numpys_to_the_last_bit(values, reduction):
+    share = 1 - 1 / reduction
+    assert read_off(sorted(values), share) == float(np.quantile(values, share))
+
+
+@pytest.mark.parametrize("coarse", [True, False])
+@pytest.mark.parametrize("reduction", [2, 3, 4, 7])
+def test_many_reports_against_the_slow_rule(reduction, coarse):
+    """Reasons and values as from a look at all earlier values at each report; some come twice, and with another value."""
+    plan = SchedulerPlan(grace_epochs=1, reduction=reduction, max_epochs=50)
+    rungs, rng = Rungs(plan), np.random.default_rng(reduction)
+    slow: dict[int, dict[int, float]] = {place: {} for place in rungs.values}
+    stops = 0
+    for _ in range(4000):
+        trial, epoch = int(rng.integers(900)), int(rng.choice([*slow, 5]))
+        value = float(rng.integers(0, 9) / 8) if coarse else float(rng.uniform())
+        expected = None
+        if epoch in slow:
+            earlier = [v for number, v in slow[epoch].items() if number != trial]
+            cutoff = float(np.quantile(earlier, 1 - 1 / reduction)) if earlier else value
+            expected = f"rung {epoch}: {value:.4f} below {cutoff:.4f}" if value < cutoff else None
+            slow[epoch][trial] = value
+        assert rungs.report(trial, epoch, value) == expected
+        stops += expected is not None
+    assert rungs.values == slow
+    assert 1000 < stops < 3500

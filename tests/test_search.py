@@ -1,5 +1,6 @@
 """The search's decisions, with workers that train in no time: what Optuna is told, and that a crash anywhere changes nothing."""
 
+import dataclasses
 import math
 import shutil
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ class Workers:
             for name, job in list(at_work.items()):
                 done = self.checkpoints.get(name, 0)
                 if done == EPOCHS:
-                    jobs.finished(job)
+                    jobs.finished(job, None)
                     del at_work[name]
                     continue
                 if most == 0:
@@ -179,7 +180,7 @@ def test_epochs_that_come_twice_count_once(make_study):
     assert [r["epoch"] for r in study.epochs("search")] == [1, 2, 3]
     assert study.trials[0].intermediate_values == {r["epoch"]: r[OBJECTIVE] for r in records}
     assert jobs.spent.epochs == 3
-    assert jobs.spent.seconds == 1.5
+    assert jobs.spent.gpu_hours == 0
 
 
 def crash_at(monkeypatch, where: str, count: int, *, before: bool) -> None:
@@ -318,9 +319,14 @@ def test_gpu_hours_end_the_search(make_study):
     assert jobs.stopping()
     assert jobs.exhausted()
     assert jobs.next() is None
-    assert jobs.gpu_hours == pytest.approx(limit["budget"]["gpu_hours"])
+    assert jobs.spent.gpu_hours == pytest.approx(limit["budget"]["gpu_hours"])
     more = SearchJobs(make_study(**{**limit, "budget": {"gpu_hours": 1.0}}), never)
     assert more.next() is not None, "a larger budget goes on"
+    elsewhere = make_study(**limit)
+    elsewhere.plan = dataclasses.replace(
+        elsewhere.plan, resources=dataclasses.replace(elsewhere.plan.resources, gpu=0.125)
+    )
+    assert SearchJobs(elsewhere, never).stopping(), "each epoch counts with the share that it had"
 
 
 def test_wall_ends_the_search(make_study, monkeypatch):
@@ -359,6 +365,6 @@ def test_checkpoints_of_ended_trials_are_removed(make_study):
         Path(job.checkpoint).parent.mkdir(exist_ok=True)
         Path(job.checkpoint).touch()
     jobs.report(done, history(done, 1)[0])
-    jobs.finished(done)
+    jobs.finished(done, None)
     jobs.failed(broken, "x")
     assert [Path(job.checkpoint).exists() for job in (done, broken, running)] == [False, False, True]

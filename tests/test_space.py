@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lfvd.config import Config, config_specs
+from lfvd.trainer import TrainResult
 from tune.journal import DataSource, Study
 from tune.search import SearchJobs
 from tune.space import SHIPPED, Parameter, PlanError, SearchPlan
@@ -49,7 +50,11 @@ def test_shipped_plan(shipped):
 def test_each_searched_key_reaches_the_trainer(shipped, tmp_path, monkeypatch):
     """From the sampler through the journal and the job to the arguments of `train`: one key changed, one key arrives."""
     received = []
-    monkeypatch.setattr("lfvd.trainer.train", lambda config, corpus, seed, **_: received.append((config.flat(), seed)))
+    ended = TrainResult(seed=0, best_epoch=1, state={}, history=[{"epoch": 1, "seconds": 0.0}])
+    monkeypatch.setattr(
+        "lfvd.trainer.train", lambda config, corpus, seed, **_: received.append((config.flat(), seed)) or ended
+    )
+    monkeypatch.setattr("ray.tune.report", lambda news: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     data = DataSource(path="x", name="X", fingerprint="0", simulated=())
     study = Study.start(tmp_path / "study", shipped, data, {})

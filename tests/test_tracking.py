@@ -1,8 +1,10 @@
 """The projection into MLflow: right, complete, repeatable, after crashes too, and never in the way of the search."""
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,10 +22,11 @@ from lfvd.corpus import Corpus
 from lfvd.files import write_yaml
 from tune import tracking
 from tune.journal import OBJECTIVE, DataSource, Study
+from tune.projection import runs_of
 from tune.sampler import sampler_for, training_seed
 from tune.search import FAILED, STOPPED
 from tune.space import SearchPlan
-from tune.tracking import Tracker, TrackingError, default_uri, runs_of, sync
+from tune.tracking import Tracker, TrackingError, default_uri, sync
 
 # The import of mlflow.store: SQLAlchemy 2.1 deprecates a loader that MLflow 3.17 uses.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -57,7 +60,7 @@ def begin(study: Study) -> optuna.Trial:
     """The next trial; the baseline first."""
     if not study.optuna.get_trials(deepcopy=False):
         study.optuna.enqueue_trial(study.plan.baseline)
-    study.optuna.sampler = sampler_for(study.plan.sampler, len(study.trials))
+    study.optuna.sampler = sampler_for(study.plan, len(study.trials))
     return study.optuna.ask({key: p.distribution for key, p in study.plan.space.items()})
 
 
@@ -512,23 +515,37 @@ def test_importing_it_does_not_import_mlflow():
 
 @pytest.mark.slow
 def test_a_real_server(study, capfd):
+    """Down when the search begins, killed in its middle, and back each time: MLflow has all in the end, each once."""
     port = closed_port()
     place = study.folder.parent
     args = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     stores = ["--backend-store-uri", default_uri(place), "--artifacts-destination", str(place / "served")]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    log = (place / "server.log").open("w")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", *args, *stores], env={**os.environ, **quiet}, stdout=log, stderr=log
-    )
-    try:
-        address = f"http://127.0.0.1:{port}"
-        with Tracker(study, address, every=0.2) as tracker:  # begins before the server is up
+
+    @contextlib.contextmanager
+    def serving():
+        with (place / "server.log").open("a") as log:
+            argv = [sys.executable, "-m", "mlflow", *args, *stores]
+            server = subprocess.Popen(argv, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True)
+            try:
+                yield
+            finally:
+                os.killpg(server.pid, signal.SIGKILL)  # with its workers
+                server.wait()
+
+    address = f"http://127.0.0.1:{port}"
+    with contextlib.ExitStack() as stack:
+        with Tracker(study, address, every=0.2) as tracker:
             search(study, 4)
-            confirm_all(study, 3, 0)
+            wait_for(lambda: tracker.problem)
+            with serving():
+                wait_for(lambda: tracker.problem is None, 120)
+                confirm_all(study, 3)
+            wait_for(lambda: tracker.problem)
+            confirm_all(study, 0)
             look(study, 3, 0)
             write_yaml(study.folder / "best.yaml", {"provenance": {"trial": 3}})
-            wait_for(lambda: tracker.problem, 60)
+            stack.enter_context(serving())
             wait_for(lambda: tracker.problem is None, 120)
         assert tracker.problem is None
         runs = held(address, study.name)
@@ -541,7 +558,3 @@ def test_a_real_server(study, capfd):
         sync(study, address)
         assert {name: points(address, run) for name, run in held(address, study.name).items()} == before
         assert capfd.readouterr() == ("", "")
-    finally:
-        server.terminate()
-        server.wait(30)
-        log.close()

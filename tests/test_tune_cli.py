@@ -13,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import PLAN
+from soundness import assert_sound
 
 from lfvd.config import Config
 from lfvd.corpus import Corpus
 from lfvd.files import read_yaml, write_yaml
 from tune.cli import main
+from tune.journal import Study
+from tune.search import BY_HAND, STOPPED
 
 COMMAND = str(Path(sys.executable).with_name("lfvd-tune"))
 
@@ -150,7 +153,7 @@ def wait_for(path: Path, count: int, process: subprocess.Popen) -> None:
 
 @pytest.mark.slow
 def test_interrupted(data, tmp_path):
-    """In the middle of the search: 130, the command to go on; that command ends it, each trial finished once."""
+    """In the middle of the search: 130, the command to go on, with which it ends, each trial finished once."""
     settings = {
         "scheduler": {**PLAN["scheduler"], "max_epochs": 16, "grace_epochs": 8},
         "trials": 3,
@@ -166,11 +169,11 @@ def test_interrupted(data, tmp_path):
         out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (130, "")
     told = out[out.index("winding down: everything is saved") :].splitlines()
-    assert told[-2:] == ["interrupted; the same command goes on:", "  " + " ".join(map(str, ["lfvd-tune", *argv]))]
+    assert told[-2:] == ["interrupted; to go on:", f"  lfvd-tune resume cut --results {tmp_path / 'results'}"]
     before = lines(study / "epochs.jsonl")
     assert before
     assert not (study / "best.yaml").exists()
-    done = run(*argv)
+    done = run(*told[-1].split()[1:])
     assert (done.returncode, done.stderr) == (0, "")
     epochs = lines(study / "epochs.jsonl")
     assert epochs[: len(before)] == before
@@ -179,6 +182,49 @@ def test_interrupted(data, tmp_path):
     searched = {t: [r["epoch"] for r in epochs if r["stage"] == "search" and r["trial"] == t] for t in range(3)}
     assert all(seen == list(range(1, len(seen) + 1)) and len(seen) in (8, 16) for seen in searched.values()), searched
     assert "search 3/3 trials" in done.stdout
+
+
+@pytest.mark.slow
+def test_from_another_shell(data, tmp_path):
+    """A second driver is refused; prune ends a trial, stop the driver; resume extends, and all is sound."""
+    settings = {
+        "scheduler": {"kind": "none", "max_epochs": 300},
+        "resources": {"max_concurrent": 1},
+        "trials": 2,
+        "confirm": {"finalists": 1, "seeds": [0]},
+    }
+    results = ["--results", tmp_path]
+    argv = ["search", plan(tmp_path / "p.yaml", **settings), "--data", data, "--name", "two", *results]
+    study = tmp_path / "two"
+    with subprocess.Popen(command(*argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+        wait_for(study / "epochs.jsonl", 2, driver)
+        asked = run("prune", "two", 0, *results)
+        assert (asked.returncode, asked.stdout) == (0, "trial 0 ends after its current epoch\n"), asked.stderr
+        deadline = time.monotonic() + 120
+        while not any(r["trial"] == 1 for r in lines(study / "epochs.jsonl")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        second = run(*argv)
+        assert second.returncode == 2
+        assert f"another driver is at work on this study (process {driver.pid} on" in second.stderr
+        assert f"driver: process {driver.pid} on" in run("status", "two", *results).stdout
+        stopped = run("stop", "two", *results)
+        assert stopped.returncode == 0, stopped.stderr
+        assert stopped.stdout.startswith(f"asked the driver (process {driver.pid} on ")
+        assert driver.wait(60) == 130
+        assert driver.stderr.read() == ""
+    assert run("stop", "two", *results).returncode == 1
+    found = Study.open(study)
+    assert [t.user_attrs.get(STOPPED) for t in found.trials] == [BY_HAND, None]
+    assert run("prune", "two", 1, *results).stdout == "trial 1 is ended\n"
+    again = run("prune", "two", 1, *results)
+    assert again.returncode == 2
+    assert again.stderr == f"lfvd-tune: {study}: trial 1 is stopped: name an unfinished one (none)\n"
+    done = run("resume", "two", "--trials", 3, *results)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = assert_sound(study)
+    assert [t.user_attrs.get(STOPPED) for t in found.trials] == [BY_HAND, BY_HAND, None]
+    assert not list((study / "checkpoints").iterdir())
 
 
 @pytest.mark.slow
@@ -293,8 +339,8 @@ def test_another_plan_under_the_same_name(searched, data, tmp_path, capsys):
     before = content(results)
     path = plan(tmp_path / "p.yaml", sampler={**PLAN["sampler"], "seed": 9})
     assert fails(capsys, "search", path, "--data", data, "--name", "first", "--results", results) == (
-        f"{results}/first: holds a study of another plan, which differs in `sampler.seed` (0 there, 9 here): "
-        "choose another --name, or go on with the old plan"
+        f"{results}/first: holds a study that differs from what is asked in `sampler.seed` (0 there, 9 here): "
+        "choose another --name, or go on with what it began with"
     )
     assert content(results) == before
 
@@ -303,7 +349,8 @@ def test_confirm_on_other_data(searched, tiny_file, capsys):
     results, _ = searched
     text = fails(capsys, "confirm", "first", "--data", tiny_file, "--results", results)
     assert re.fullmatch(
-        r".*/first: belongs to MELD \(simulated\) \w{12}, but the data given are TINY \w{12}: give the study's own data",
+        r".*/first: holds a study that differs from what is asked in the data \(\w{12} there, \w{12} here\): choose another "
+        r"--name, or go on with what it began with",
         text,
     )
 

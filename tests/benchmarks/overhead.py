@@ -12,17 +12,18 @@ from lfvd.config import Config
 from lfvd.corpus import Corpus, CorpusInfo
 from tune import pool
 from tune.space import ResourcesPlan
-from tune.trial import Job
+from tune.trial import Job, Result
 
 JOBS, SLOTS = 50, 2
 
 
 def one_second(config: dict[str, Any], corpus: Corpus) -> None:
-    """Stands in for tune.trial.run_job: imports what it imports, sleeps, reports one epoch."""
+    """Stands in for tune.trial.run_job: imports what it imports, sleeps, reports one epoch and the end."""
     import lfvd.trainer  # noqa: F401 (a worker pays for torch once)
 
     time.sleep(1)
     ray_tune.report({"record": "{}"})
+    ray_tune.report({"result": Result(best_epoch=1, epochs=1, seconds=1.0, best={}, weights=b"")})
 
 
 class Jobs:
@@ -50,9 +51,13 @@ class Jobs:
         """Nothing to decide."""
         return None
 
-    def finished(self, job: Job) -> None:
+    def finished(self, job: Job, result: Result) -> None:
         """Count."""
         self.done += 1
+
+    def fault(self, job: Job, reason: str, then: str) -> None:
+        """No job may stumble here."""
+        raise AssertionError(reason)
 
     def failed(self, job: Job, reason: str) -> None:
         """No job may fail here."""

@@ -1,0 +1,154 @@
+"""One driver a study: refused beside a live one, taken over from a dead one, whatever ended it."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tune import lock
+from tune.lock import Holder, LockedError, Requests, ask, at_work, driving
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from tune.lock import driving
+with driving(Path(sys.argv[1])):
+    print("holding", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that drives the study in `tmp_path`."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "holding\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_driver_is_refused(tmp_path, other):
+    with pytest.raises(LockedError) as error, driving(tmp_path):
+        pass
+    since = json.loads((tmp_path / "driver.lock").read_text())["since"]
+    assert str(error.value) == (
+        f"{tmp_path}: another driver is at work on this study (process {other.pid} on {socket.gethostname()}, since "
+        f"{since}): let it work, or end it with `lfvd-tune stop {tmp_path.name}`"
+    )
+    assert at_work(tmp_path).pid == other.pid
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_dead_driver_is_followed(tmp_path, other, end):
+    """At once, and the next one learns that it died without a word."""
+    other.send_signal(end)
+    other.wait()
+    assert at_work(tmp_path) is None
+    began = time.monotonic()
+    with driving(tmp_path) as last:
+        assert (last.host, last.pid) == (socket.gethostname(), other.pid)
+        assert at_work(tmp_path).pid == os.getpid()
+    assert time.monotonic() - began < lock.HEARTBEAT_SECONDS
+    assert at_work(tmp_path) is None
+
+
+def test_one_that_ended_well_leaves_nothing(tmp_path):
+    with driving(tmp_path) as last:
+        assert last is None
+    with driving(tmp_path) as last:
+        assert last is None
+
+
+def test_a_reader_does_not_disturb(tmp_path):
+    """Asking who is at work takes the lock for a moment; a driver that begins just then waits for that moment."""
+    (tmp_path / "driver.lock").write_text(json.dumps({"host": "h", "pid": 1, "since": "t", "beat": 0}))
+    handle = os.open(tmp_path / "driver.lock", os.O_RDWR)
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    threading.Timer(0.3, os.close, [handle]).start()
+    lock_before = lock.HEARTBEAT_SECONDS
+    lock.HEARTBEAT_SECONDS = 0.1
+    try:
+        with driving(tmp_path) as last:
+            assert last == Holder(host="h", pid=1, since="t")
+    finally:
+        lock.HEARTBEAT_SECONDS = lock_before
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system without locks; hearts beat fast."""
+
+    def refuse(handle: int, kind: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.1)
+
+
+def elsewhere(path: Path, beat: int) -> None:
+    path.write_text(json.dumps({"host": "far", "pid": 7, "since": "2026-01-01T00:00:00+0000", "beat": beat}))
+
+
+def test_a_heart_that_beats_on_another_host(tmp_path, no_locks):
+    """Where no lock reaches from host to host, the beat tells a living driver from a dead one."""
+    path, stop = tmp_path / "driver.lock", threading.Event()
+    elsewhere(path, 0)
+
+    def beat() -> None:
+        number = 0
+        while not stop.wait(0.05):
+            number += 1
+            elsewhere(path, number)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        assert at_work(tmp_path).host == "far"
+        with pytest.raises(LockedError, match="process 7 on far, since 2026-01-01"), driving(tmp_path):
+            pass
+    finally:
+        stop.set()
+        thread.join()
+    assert at_work(tmp_path) is None
+    with driving(tmp_path) as last:
+        assert last.host == "far"
+
+
+def test_without_locks_on_one_host(tmp_path, no_locks):
+    with driving(tmp_path):
+        assert at_work(tmp_path).pid == os.getpid()
+        with pytest.raises(LockedError), driving(tmp_path):
+            pass
+    with driving(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"host": "h"}', "\0\0\0", "[]"])
+def test_a_lock_that_a_power_cut_damaged(tmp_path, text):
+    (tmp_path / "driver.lock").write_text(text)
+    with driving(tmp_path) as last:
+        assert last is None
+        assert at_work(tmp_path).pid == os.getpid()
+
+
+def test_requests(tmp_path, monkeypatch):
+    ask(tmp_path, "stop")
+    with driving(tmp_path):
+        requests = Requests(tmp_path)
+        assert "stop" not in requests, "asked of an earlier driver"
+        ask(tmp_path, "prune-7")
+        requests = Requests(tmp_path)
+        assert "prune-7" in requests
+        requests.take("prune-7")
+        assert "prune-7" not in requests
+        assert "prune-7" not in Requests(tmp_path)
+        requests.take("prune-7")
