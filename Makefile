@@ -1,9 +1,9 @@
-# `make search` and `make test` set up all they need: Python 3.11 or newer and make.
+# `make search` and `make test` set up all they need: Python 3.11 or newer and make. `make chaos` kills a search 20 times.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA := data/demo.safetensors
 
-.PHONY: install search test lint
+.PHONY: install search test chaos lint
 
 install: .venv/installed
 
@@ -21,6 +21,9 @@ $(DATA): | install
 
 test: install
 	$(BIN)/python -m pytest
+
+chaos: install
+	$(BIN)/python tests/test_chaos.py --kills 20
 
 lint: install
 	$(BIN)/ruff check .
