@@ -1,0 +1,268 @@
+"""How sure a comparison of a few runs can be: intervals, tests, power, and the spread that seeds alone make.
+
+Numbers in, numbers out. `among`: of how many candidates the first was chosen by these same numbers; its lead is that much
+less of a surprise, so p is multiplied by it and the interval widened (Bonferroni).
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, stats
+from scipy.special import stdtr  # the t distribution without the toll of scipy.stats
+
+from lfvd.batch import UNLABELLED
+
+MOST_FLIPS = 20
+"""Pairs whose 2^n sign flips are still all tried."""
+
+FEWEST_DEGREES = 4
+"""Of freedom, below which seeds' own effects are not worth estimating."""
+
+CHUNK = 1000
+"""Draws of the bootstrap that are counted at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean and its confidence interval."""
+
+    mean: float
+    low: float
+    """nan, like `high`, where one value has no spread to judge by."""
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """What `paired` found of a − b."""
+
+    n: int
+    """Pairs."""
+    mean: float
+    low: float
+    high: float
+    p: float
+    """Two-sided, of the paired t test."""
+    exact: float
+    """Two-sided, of all sign flips; nan beyond 20 pairs. Never below 2^(1 − n): five pairs cannot show less than 0.0625."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resampled:
+    """What `dialogue_bootstrap` found of a − b."""
+
+    mean: float
+    """The difference itself, without resampling."""
+    low: float
+    high: float
+    p: float
+    """Two-sided: twice the share of draws on the other side of zero."""
+    draws: int
+
+
+def mean_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95) -> Interval:
+    """Mean of independent runs with its t interval."""
+    sample = np.asarray(values, float)
+    mean, n = float(sample.mean()), len(sample)
+    half = float(stats.t.isf((1 - level) / 2, n - 1) * sample.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    return Interval(mean=mean, low=mean - half, high=mean + half)
+
+
+def paired(
+    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, *, among: int = 1, level: float = 0.95
+) -> Difference:
+    """a − b of two configs by the same seeds in the same order [n]; ValueError with less than two pairs."""
+    difference = np.asarray(a, float) - np.asarray(b, float)
+    n = len(difference)
+    if n < 2:
+        raise ValueError(f"a paired difference needs at least 2 seeds, not {n}")
+    interval = mean_interval(difference, level=1 - (1 - level) / among)
+    error = float(difference.std(ddof=1)) / math.sqrt(n)
+    p = 2 * float(stats.t.sf(abs(interval.mean) / error, n - 1)) if error else float(interval.mean == 0)
+    return Difference(
+        n=n,
+        mean=interval.mean,
+        low=interval.low,
+        high=interval.high,
+        p=min(1.0, among * p),
+        exact=min(1.0, among * _sign_flips(difference)) if n <= MOST_FLIPS else math.nan,
+    )
+
+
+def _sign_flips(difference: np.ndarray) -> float:
+    """Share of the 2^n choices of signs whose sum is as far from zero as that of difference [n] (Fisher's randomisation)."""
+    sums = difference[:1]  # the first sign stays: the other half is a mirror image
+    for each in difference[1:]:
+        sums = np.concatenate([sums + each, sums - each])
+    rounding = 1e-12 * float(np.abs(difference).sum())
+    return float(np.mean(np.abs(sums) >= abs(sums[0]) - rounding))
+
+
+def smallest_difference(deviation: float, n: int, *, power: float = 0.8, alpha: float = 0.05) -> float:
+    """Smallest true difference of two configs that a two-sided paired t test over n seeds finds with that power.
+
+    deviation: of either config's runs, independent of the other's, so that of a difference is √2 times it. inf where n < 2.
+    """
+    if n < 2:
+        return math.inf
+    most = 1.0
+    while _power(most, n, alpha) < power:
+        most *= 2
+    effect = optimize.brentq(lambda size: _power(size, n, alpha) - power, 0.0, most, xtol=1e-12)
+    return float(effect) * math.sqrt(2) * deviation
+
+
+def seeds_needed(
+    gap: float, deviation: float, *, power: float = 0.8, alpha: float = 0.05, most: int = 1000
+) -> int | None:
+    """Fewest seeds by which that test finds a true difference `gap` with that power; None: more than `most`, or unknown.
+
+    deviation: as for `smallest_difference`; nan where it is unknown.
+    """
+    if math.isnan(deviation) or not gap:
+        return None
+    # An effect of 100 deviations is found with two seeds at any usual level; more only overflows.
+    effect = min(100.0, abs(gap) / (math.sqrt(2) * deviation)) if deviation else 100.0
+    n = 2 + bisect.bisect_left(range(2, most + 1), power, key=lambda n: _power(effect, n, alpha))
+    return n if n <= most else None
+
+
+def _power(effect: float, n: int, alpha: float) -> float:
+    """Power of a two-sided one-sample t test; effect in deviations of what is tested (noncentral t)."""
+    critical, shift = stats.t.isf(alpha / 2, n - 1), effect * math.sqrt(n)
+    # A significant difference of the wrong sign: below 1e-8 beyond a shift of 5, where scipy begins to give up (nan).
+    wrong = stats.nct.cdf(-critical, n - 1, shift) if shift < 5 else 0.0
+    return float(stats.nct.sf(critical, n - 1, shift) + wrong)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values adjusted for their number (Holm 1979), in the given order."""
+    adjusted, worst = [0.0] * len(p), 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        worst = max(worst, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = worst
+    return adjusted
+
+
+def chance_of(gaps: Sequence[float], errors: Sequence[float], degrees: int) -> list[float]:
+    """One-sided p of each gap with its standard error (0: nothing is by chance), Holm-adjusted for their number."""
+    pairs = zip(gaps, errors, strict=True)
+    return holm([float(stdtr(degrees, -gap / error)) if error else float(gap <= 0) for gap, error in pairs])
+
+
+def pooled_deviation(scores: Mapping[int, Mapping[int, float]]) -> tuple[float, int]:
+    """Deviation of one run, and its degrees of freedom, from finalist → seed → score, not every pair present.
+
+    The residual of finalist + seed effects by least squares. Where that leaves less than four degrees, of finalist effects
+    only: what a seed does to all then counts as noise, which errs on the careful side. (nan, 0) where nothing is repeated.
+    """
+    runs = sorted((trial, seed, score) for trial, row in scores.items() for seed, score in row.items())
+    if not runs:
+        return math.nan, 0
+    trial, seed, score = np.array(runs, float).T
+    own = np.equal.outer(trial, np.unique(trial)).astype(float)  # [run, finalist]
+    both = np.hstack([own, np.equal.outer(seed, np.unique(seed))])
+    degrees, squares = _residual(both, score)
+    if degrees < FEWEST_DEGREES:
+        degrees, squares = _residual(own, score)
+    return (math.sqrt(squares / degrees), degrees) if degrees else (math.nan, 0)
+
+
+def _residual(design: np.ndarray, y: np.ndarray) -> tuple[int, float]:
+    """Degrees of freedom and sum of squares that a least-squares fit leaves."""
+    solution, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    rest = y - design @ solution
+    return len(y) - int(rank), float(rest @ rest)
+
+
+def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
+    """Spearman's; nan with less than three pairs, or where one of the two is constant."""
+    ranks = np.stack([stats.rankdata(a), stats.rankdata(b)])
+    if ranks.shape[1] < 3 or not np.ptp(ranks, axis=1).all():
+        return math.nan
+    return float(np.corrcoef(ranks)[0, 1])
+
+
+def expected_best(values: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Best of k = 1 … n trials drawn from n values with replacement: expected [n], and a band of a deviation [n] each side.
+
+    From the empirical distribution, without sampling; the band stays within the values seen (Dodge et al. 2019, "Show Your
+    Work", eq. 6 to 8).
+    """
+    ordered = np.sort(np.asarray(values, float))
+    below = np.arange(len(ordered) + 1) / len(ordered)
+    chance, mean, spread = np.ones_like(below), np.empty_like(ordered), np.empty_like(ordered)
+    for k in range(len(ordered)):
+        chance *= below  # P(best of k + 1 is among the lowest i)
+        weight = np.diff(chance)
+        mean[k] = weight @ ordered
+        spread[k] = math.sqrt(weight @ (ordered - mean[k]) ** 2)
+    return mean, np.maximum(mean - spread, ordered[0]), np.minimum(mean + spread, ordered[-1])
+
+
+def dialogue_bootstrap(
+    label: np.ndarray,
+    dialogue: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    *,
+    classes: int,
+    draws: int = 10_000,
+    seed: int = 0,
+    among: int = 1,
+    level: float = 0.95,
+) -> Resampled:
+    """a − b in W-F1, each the mean over its seeds, on other dialogues of the same kind: whole dialogues are resampled.
+
+    label, dialogue [N]; predictions a, b [seeds of its own, N]; unlabelled utterances are left out. A draw is the same for both
+    and for all seeds, so what is hard for both does not count as noise; the interval is of percentiles.
+    """
+    known = label != UNLABELLED
+    place = np.unique(dialogue[known], return_inverse=True)[1]
+    support, tallies = _tallies(label[known], place, np.concatenate([a, b])[:, known], classes)
+    rng, dialogues = np.random.default_rng(seed), len(support)
+    drawn = []
+    for start in range(0, draws, CHUNK):
+        picks = (rng.integers(dialogues, size=dialogues) for _ in range(min(CHUNK, draws - start)))
+        times = np.stack([np.bincount(pick, minlength=dialogues) for pick in picks])
+        drawn.append(_lead(times, support, tallies, len(a)))
+    difference = np.concatenate(drawn)
+    tail = (1 - level) / among / 2
+    low, high = np.quantile(difference, [tail, 1 - tail])
+    other_side = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
+    return Resampled(
+        mean=float(_lead(np.ones((1, dialogues)), support, tallies, len(a))[0]),
+        low=float(low),
+        high=float(high),
+        p=min(1.0, among * 2 * (other_side + 1) / (draws + 1)),
+        draws=draws,
+    )
+
+
+def _tallies(
+    label: np.ndarray, place: np.ndarray, predictions: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """By dialogue: utterances of each class [d, c]; hits of, and guesses at, each class by each run [d, runs, 2, c]."""
+    size = (int(place.max()) + 1, classes)
+
+    def count(label: np.ndarray, place: np.ndarray) -> np.ndarray:
+        return np.bincount(place * classes + label, minlength=size[0] * classes).reshape(size)
+
+    runs = [[count(label[row == label], place[row == label]), count(row, place)] for row in predictions]
+    return count(label, place), np.array(runs).transpose(2, 0, 1, 3)
+
+
+def _lead(times: np.ndarray, support: np.ndarray, tallies: np.ndarray, first: int) -> np.ndarray:
+    """Mean W-F1 of the first runs less that of the others [draws], with each dialogue so many times [draws, d]."""
+    weights = times.astype(float)  # for BLAS; counts stay exact
+    support = weights @ support  # [draws, c]
+    hits, guesses = np.moveaxis(np.tensordot(weights, tallies.astype(float), 1), 2, 0)  # [draws, runs, c]
+    total = support[:, None] + guesses
+    f1 = np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
+    wf1 = np.einsum("nrc,nc->nr", f1, support) / support.sum(1, keepdims=True)
+    return np.asarray(wf1[:, :first].mean(1) - wf1[:, first:].mean(1))
