@@ -97,9 +97,9 @@ PLAN = {
         "model.heads": {"choices": [1, 2, 4]},
     },
     "sampler": {"kind": "tpe", "startup_trials": 4, "seed": 0},
-    "scheduler": {"kind": "asha", "grace_epochs": 1, "reduction": 2, "max_epochs": 4},
+    "scheduler": {"kind": "asha", "grace_epochs": 1, "reduction": 2, "max_epochs": 4, "audit": 0},
     "trials": 6,
-    "confirm": {"finalists": 2, "seeds": [0, 1]},
+    "confirm": {"finalists": 2, "seeds": [0, 1], "race": False},
 }
 """A plan file's values for `tiny_corpus`; small, on one modality."""
 

@@ -12,7 +12,7 @@ from lfvd.config import Config, config_specs
 from lfvd.trainer import TrainResult
 from tune.journal import DataSource, Study
 from tune.search import SearchJobs
-from tune.space import SHIPPED, Parameter, PlanError, SearchPlan
+from tune.space import SHIPPED, ConfirmPlan, Parameter, PlanError, SearchPlan
 from tune.trial import run_job
 
 PLANS = sorted(SHIPPED.glob("*.yaml"))
@@ -247,6 +247,18 @@ BAD = {
         {"confirm": {"seeds": 3}},
         "the value of `confirm.seeds` is 3, but must be a list of different whole numbers, at least 0",
     ),
+    "fewer seeds at most than planned": (
+        {"confirm": {"max_seeds": 3}},
+        "`confirm.max_seeds` 3 is less than the 5 `confirm.seeds`, which all finalists may need: raise it, or leave it out",
+    ),
+    "audit beyond all": (
+        {"scheduler": {"audit": 1.5}},
+        "the value of `scheduler.audit` is 1.5, but must be at least 0 and at most 1",
+    ),
+    "baseline in the middle": (
+        {"confirm": {"baseline": "middle"}},
+        "the value of `confirm.baseline` is 'middle', but must be one of first, last",
+    ),
     "budget without a unit": (
         {"budget": {"wall": "90"}},
         "the value of `budget.wall` is '90', but must be a number above 0 with s, m, h or d, such as 90m",
@@ -391,3 +403,10 @@ def test_whatever_a_valid_plan_samples_is_a_config(plan, seed):
         assert {key: text[key] for key in plan.space} == values
         assert all(plan.space[key].holds(value) for key, value in values.items())
     assert plan.config_of(plan.baseline) == plan.config
+
+
+def test_extra_seeds():
+    """The smallest numbers that are not the plan's."""
+    plan = ConfirmPlan(seeds=(1, 3), max_seeds=5)
+    assert plan.extra_seeds == (0, 2, 4)
+    assert ConfirmPlan(seeds=(1, 3)).extra_seeds == ()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
-from tune.space import SchedulerPlan
+import numpy as np
+
+from tune.space import SchedulerPlan, SearchPlan
 
 
 class Rungs:
     """Who may go on. A pure function of the reports in their order, so a restart refills it by replaying epochs.jsonl.
 
     Rungs lie at grace_epochs · reduction^k below max_epochs. A trial that reaches one goes on when its value is not below
-    the top 1/reduction quantile of those that reached the rung before it; the first always goes on.
+    the top 1/reduction quantile of those that reached the rung before it; the first always goes on. A trial that was told
+    to stop is entered at no later rung, where it would lower the bar: it may have been run on (`audited`).
     """
 
     def __init__(self, plan: SchedulerPlan) -> None:
         self.reduction = plan.reduction
         self.values: dict[int, dict[int, float]] = {}
+        self.stopped: set[int] = set()
         epoch = plan.grace_epochs
         while plan.kind == "asha" and epoch < plan.max_epochs:
             self.values[epoch] = {}
@@ -25,7 +29,7 @@ class Rungs:
 
     def report(self, trial: int, epoch: int, value: float) -> str | None:
         """Enter a trial's best value at an epoch → why it must stop, or None to go on."""
-        if epoch not in self.values:
+        if epoch not in self.values or trial in self.stopped:
             return None
         values, ordered = self.values[epoch], self._ordered[epoch]
         if trial in values:
@@ -33,7 +37,16 @@ class Rungs:
         cutoff = quantile(ordered, 1 - 1 / self.reduction) if ordered else value
         values[trial] = value
         insort(ordered, value)
-        return f"rung {epoch}: {value:.4f} below {cutoff:.4f}" if value < cutoff else None
+        if value >= cutoff:
+            return None
+        self.stopped.add(trial)
+        return f"rung {epoch}: {value:.4f} below {cutoff:.4f}"
+
+
+def audited(plan: SearchPlan, trial: int) -> bool:
+    """Whether a trial is run on where a rung stops it: drawn from (sampler seed, trial number), `scheduler.audit` of all."""
+    draw = np.random.SeedSequence([plan.sampler.seed, trial, 0]).generate_state(1)[0]  # 1 and on: tune.sampler
+    return bool(draw < plan.scheduler.audit * 2**32)
 
 
 def quantile(ordered: list[float], share: float) -> float:

@@ -19,12 +19,12 @@ from optuna.trial import FrozenTrial, TrialState
 from tune.journal import OBJECTIVE, Study, StudyError
 from tune.lock import Requests
 from tune.sampler import sampler_for, training_seed
-from tune.scheduler import Rungs
+from tune.scheduler import Rungs, audited
 from tune.storage import delete
 from tune.trial import Job, Result
 
-STOPPED, FAILED = "stopped", "failure"
-"""Trial attributes that hold why a trial was stopped at a rung, and why it failed."""
+STOPPED, FAILED, AUDITED = "stopped", "failure", "audited"
+"""Trial attributes: why a trial was stopped at a rung, why it failed, why it would have been stopped but was run on."""
 
 BY_HAND = "pruned by hand"
 """Why a trial was stopped that a person ended."""
@@ -97,10 +97,11 @@ class SearchJobs:
             study.optuna.enqueue_trial(self.plan.baseline)
         unfinished = [t for t in study.trials if t.state == TrialState.RUNNING]
         known: dict[int, list[dict[str, Any]]] = {t.number: [] for t in unfinished}
-        verdict: dict[int, str | None] = {}
+        verdict: dict[int, str] = {}
         for record in study.tail("epochs.jsonl").new():  # not all at once: they may be many
             if record["stage"] == "search":
-                verdict[record["trial"]] = self.rungs.report(record["trial"], record["epoch"], record[OBJECTIVE])
+                if reason := self.rungs.report(record["trial"], record["epoch"], record[OBJECTIVE]):
+                    verdict[record["trial"]] = reason
                 if record["trial"] in known:
                     known[record["trial"]].append(record)
                 self._count(record["trial"], record)
@@ -119,7 +120,7 @@ class SearchJobs:
         for record in records:
             running.epochs, running.best = record["epoch"], record[OBJECTIVE]
             self._tell_epoch(running)
-        if reason:
+        if reason and not self._runs_on(running, reason):
             self.running[_name(running.trial)] = running
             self._stop(_name(running.trial), reason)
         else:
@@ -183,9 +184,18 @@ class SearchJobs:
         self._count(trial.number, record)
         self._tell_epoch(running)
         reason = self.rungs.report(trial.number, epoch, value)
-        if reason:
+        if reason and not self._runs_on(running, reason):
             self._stop(job.name, reason)
-        return reason or self._pruned_by_hand(running)
+            return reason
+        return self._pruned_by_hand(running)
+
+    def _runs_on(self, running: Running, reason: str) -> bool:
+        """Whether a trial that its rung stops is one of those run on to audit the rungs; noted with the reason."""
+        if not audited(self.plan, running.trial.number):
+            return False
+        if AUDITED not in running.trial.user_attrs:
+            running.trial.set_user_attr(AUDITED, reason)
+        return True
 
     def _tell_epoch(self, running: Running) -> None:
         # After a power cut, Optuna's file may hold an epoch more than epochs.jsonl.

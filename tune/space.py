@@ -86,6 +86,8 @@ class SchedulerPlan:
     """At each rung about one trial in this many goes on; rungs lie at grace_epochs times its powers."""
     max_epochs: Annotated[int, Range(1, 100_000)] = 80
     """Epochs of a full trial, and of every confirmation run."""
+    audit: Annotated[float, Range(0.0, 1.0)] = 0.05
+    """Share of the trials stopped at a rung that are run on to the end all the same, to see how well the rungs choose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +122,22 @@ class BudgetPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfirmPlan:
-    finalists: Annotated[int, Range(1, 1000)] = 4
-    """Best trials that are trained again on fresh seeds, besides the baseline."""
+    finalists: Annotated[int, Range(1, 1000)] = 8
+    """Best trials that are trained again on fresh seeds, besides the baseline. A race over 8 takes the runs of 4 without."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Fresh training seeds of the confirmation."""
+    """Fresh training seeds of the confirmation; all averages of record are over these."""
+    race: bool = True
+    """Drop a finalist before its last seed where it is significantly worse than the leader."""
+    max_seeds: Annotated[int, Range(0, 1000)] = 0
+    """Finalists that `seeds` cannot tell apart go on to this many seeds; 0: they do not."""
+    baseline: Literal["first", "last"] = "last"
+    """Train the baseline on `seeds` before the search, or after it."""
+
+    @property
+    def extra_seeds(self) -> tuple[int, ...]:
+        """Seeds beyond `seeds` that a tie may take: the smallest whole numbers not among them."""
+        unused = (seed for seed in itertools.count() if seed not in self.seeds)
+        return tuple(itertools.islice(unused, max(0, self.max_seeds - len(self.seeds))))
 
 
 _SECTIONS = {
@@ -355,6 +369,12 @@ class _Reader:
             self.problems.append(
                 f"`scheduler.grace_epochs` {scheduler.grace_epochs} leaves asha no rung below `scheduler.max_epochs` "
                 f"{scheduler.max_epochs}: lower it, or take kind: none"
+            )
+        confirm = plan.confirm
+        if 0 < confirm.max_seeds < len(confirm.seeds):
+            self.problems.append(
+                f"`confirm.max_seeds` {confirm.max_seeds} is less than the {len(confirm.seeds)} `confirm.seeds`, which all "
+                "finalists may need: raise it, or leave it out"
             )
         if plan.budget.gpu_hours and not plan.resources.gpu and not plan.auto_gpu:
             self.problems.append(
