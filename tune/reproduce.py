@@ -1,0 +1,96 @@
+"""One sitting at the paper's tables: train the rows that are missing, open test once for all, write tables and figures.
+
+The machinery is that of a confirmation (tune.confirm.ConfirmJobs on a tune.grid.Grid); all of it can be repeated.
+"""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lfvd.corpus import Corpus
+from tune import driver
+from tune.best import open_test
+from tune.charts import draw_figures
+from tune.confirm import ConfirmJobs
+from tune.driver import NothingUsable
+from tune.experiments import REFERENCE, title
+from tune.grid import Grid
+from tune.rows import SPLITS, UNDECIDED, Outcomes
+from tune.screen import show_faults
+from tune.tables import change, number, spread, summary, write_tables
+
+
+def sit(grid: Grid, corpus: Corpus, console: Console, *, address: str | None, tracking_uri: str, verbose: bool) -> bool:
+    """Train, open test, write; True unless interrupted before the end.
+
+    Raises NothingUsable where no row came through: the text shows the first error.
+    """
+    with driver.sitting(grid, console, tracking_uri) as (interrupt, _):
+        sealed = corpus.restricted("train", "valid")  # what leaves the driver holds no test split
+        jobs = ConfirmJobs(grid, interrupt, grid.numbers)
+        if not jobs.exhausted():
+            with driver.workers(grid, sealed, console, interrupt=interrupt, address=address, verbose=verbose):
+                driver.run(jobs, sealed, console)
+        if interrupt():
+            return False
+        if jobs.errors and not Outcomes(grid).scores:
+            raise NothingUsable(f"{grid.folder}: no row came through all seeds; the first error: {jobs.errors[0]}")
+        write(grid, corpus)
+        return True
+
+
+def write(grid: Grid, corpus: Corpus) -> None:
+    """Open test for the rows that have all their seeds and were not looked at before; write all tables and figures."""
+    trained = list(Outcomes(grid).scores)
+    if len(corpus.indices("test")):
+        open_test(grid, corpus, trained)
+    outcomes = Outcomes(grid)
+    write_tables(outcomes, draw_figures(outcomes))
+
+
+def show(grid: Grid, console: Console) -> None:
+    """The tables in short, what is left out, and where all of it lies."""
+    outcomes = Outcomes(grid)
+    simulated = f"; SIMULATED: {', '.join(grid.data.simulated)}" if grid.data.simulated else ""
+    console.print(f"\n[bold]{escape(f'{grid.name}: {grid.data.name}{simulated}')}[/]")
+    for part in dict.fromkeys(row.part for row in outcomes.rows if row.part.startswith("table")):
+        if part in REFERENCE:
+            console.print(_table(outcomes, part))
+        console.print(summary(outcomes, part), markup=False)
+    for sentence in outcomes.left_out:
+        console.print(f"left out: {sentence}", markup=False, soft_wrap=True)
+    files = [path for pattern in grid.artifacts for path in sorted(grid.folder.glob(pattern))]
+    console.print("written:", *(f"\n  {path}" for path in files), sep="", markup=False, soft_wrap=True)
+
+
+def _table(outcomes: Outcomes, part: str) -> Table:
+    to, split = REFERENCE[part], outcomes.split
+    caption = (
+        f"{SPLITS[split]} W-F1 %, mean ± standard deviation over {len(outcomes.seeds)} seeds\n"
+        f"Δ: minus {to}, with 95 % interval; open: {UNDECIDED} from no change"
+    )
+    table = Table(box=box.SIMPLE_HEAD, title=title(part), title_justify="left", caption=caption, padding=0)
+    table.caption_justify = "left"
+    table.add_column("row", no_wrap=True)
+    for name in ("paper", "ours", "paper Δ", "our Δ"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("agrees")
+    for line in outcomes.lines(part):
+        cells = [number(line.paper["wf1"]), spread(line, f"{split}/wf1"), number(line.paper_change), change(line)]
+        table.add_row(escape(line.row.name), *cells, line.agrees.replace(UNDECIDED, "open"))
+    return table
+
+
+def show_progress(grid: Grid, console: Console) -> None:
+    """How many runs of each row are done, and what went wrong."""
+    done, seeds = grid.confirmed(), grid.plan.confirm.seeds
+    console.print(f"\n[bold]{escape(f'{grid.name}: {grid.data.name}')}[/]")
+    console.print(f"rows of tables: {len(done)} of {len(grid.numbers) * len(seeds)} runs")
+    for n in grid.numbers:
+        count = sum(run["trial"] == n for run in done)
+        console.print(f"  {count}/{len(seeds)} {grid.name_of(n)}", markup=False)
+    show_faults(grid, console)
+    console.print(f"looks at the test split: {len(grid.looks())}")
