@@ -12,11 +12,11 @@ from pathlib import Path
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import TrialState
 
-from tune.confirm import finalists
+from tune.confirm import finalists, race_of
 from tune.journal import OBJECTIVE, Study
 from tune.sampler import training_seed
-from tune.scheduler import Rungs
-from tune.search import BY_HAND, STOPPED
+from tune.scheduler import Rungs, audited
+from tune.search import AUDITED, BY_HAND, STOPPED
 from tune.tracking import default_uri
 
 ENDED = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
@@ -84,16 +84,26 @@ def _check_verdicts(study: Study) -> None:
         verdicts[record["trial"]].append(rungs.report(record["trial"], record["epoch"], record[OBJECTIVE]))
     for trial in study.trials:
         *before, last = verdicts[trial.number] or [None]
+        if told := [reason for reason in (*before, last) if reason and AUDITED in trial.user_attrs]:
+            assert told == [trial.user_attrs[AUDITED]], trial.number
+            assert audited(study.plan, trial.number), trial.number
+            assert trial.state != TrialState.PRUNED or trial.user_attrs[STOPPED] == BY_HAND
+            continue
         assert set(before) <= {None}, f"trial {trial.number} went on after {before}"
         assert trial.user_attrs.get(STOPPED) in ((last,) if last else (None, BY_HAND)), trial.number
         assert (trial.state == TrialState.PRUNED) == (STOPPED in trial.user_attrs), trial.number
 
 
 def _check_confirmation(study: Study, histories: Histories) -> None:
-    """Every finalist on every seed, each once, with all its epochs and its weights."""
+    """What the race wanted, each run once, with all its epochs and its weights; all seeds for winner and baseline."""
     runs = {(run["trial"], run["seed"]): run for run in study.confirmed()}
     assert len(runs) == len(study.confirmed()), "a run is recorded twice"
-    assert runs.keys() == set(itertools.product(finalists(study), study.plan.confirm.seeds))
+    race, seeds = race_of(study, finalists(study)), study.plan.confirm.seeds
+    assert not race.wanted
+    assert runs.keys() <= set(itertools.product(finalists(study), (*seeds, *study.plan.confirm.extra_seeds)))
+    assert runs.keys() >= set(itertools.product({race.alive[0], 0}, seeds))
+    if not study.plan.confirm.race:
+        assert runs.keys() == set(itertools.product(finalists(study), seeds))
     assert {key[1:] for key in histories if key[0] == "confirm"} == runs.keys()
     for key, run in runs.items():
         records = histories["confirm", *key]
@@ -107,10 +117,10 @@ def _check_confirmation(study: Study, histories: Histories) -> None:
 def _check_mlflow(study: Study, histories: Histories) -> None:
     """One run for each trial, finalist and seed, all ended, with each epoch once."""
     held = _mlflow_runs(study)
-    chosen, seeds = finalists(study), study.plan.confirm.seeds
+    chosen = finalists(study)
     expected = {f"trial{t.number}": ENDED[t.state] for t in study.trials}
     expected |= {f"finalist{n}": "FINISHED" for n in chosen}
-    expected |= {f"finalist{n}-seed{s}": "FINISHED" for n in chosen for s in seeds}
+    expected |= {f"finalist{run['trial']}-seed{run['seed']}": "FINISHED" for run in study.confirmed()}
     assert Counter(key for key, _, _ in held) == dict.fromkeys(expected, 1)
     assert {key: status for key, status, _ in held} == expected
     steps = {key: steps for key, _, steps in held}

@@ -22,8 +22,9 @@ from lfvd.corpus import SPLITS, Corpus
 from lfvd.files import read_yaml
 from lfvd.trainer import train
 from tune import driver, pool
-from tune.confirm import ConfirmJobs, finalists, mean_std, open_test, ranking, write_best
-from tune.journal import OBJECTIVE, Study
+from tune.best import open_test, write_best
+from tune.confirm import ConfirmJobs, finalists, mean_std, ranking
+from tune.journal import OBJECTIVE, Study, StudyError
 from tune.search import FAILED
 from tune.trial import _result
 
@@ -32,7 +33,7 @@ SEEDS = tuple(PLAN["confirm"]["seeds"])
 SHORT = {
     "trials": 4,
     "scheduler": {**PLAN["scheduler"], "max_epochs": 3},
-    "confirm": {"finalists": 1, "seeds": list(SEEDS)},
+    "confirm": {"finalists": 1, "seeds": list(SEEDS), "race": False},
 }
 """A whole sitting of some seconds."""
 
@@ -119,16 +120,17 @@ def test_nothing_to_confirm(make_study):
 
 
 def test_order_of_the_runs(searched):
-    """All finalists on a seed before the next: an interrupted confirmation compares like with like."""
+    """The baseline first, whose spread is the race's yardstick; then all finalists on a seed before the next."""
     jobs = ConfirmJobs(searched, never)
     started = []
     while job := jobs.next():
         started.append(job)
-    assert [job.name for job in started] == [f"confirm-trial{n}-seed{s}" for s in SEEDS for n in (1, 3, 0)]
-    assert [job.seed for job in started] == [s for s in SEEDS for _ in range(3)]
-    assert [job.config.optim.lr for job in started[:3]] == [1e-2, 2e-2, 2.5e-4]
+    order = [(0, s) for s in SEEDS] + [(n, s) for s in SEEDS for n in (1, 3)]
+    assert [job.name for job in started] == [f"confirm-trial{n}-seed{s}" for n, s in order]
+    assert [job.seed for job in started] == [s for _, s in order]
+    assert [job.config.optim.lr for job in started[-2:]] == [1e-2, 2e-2]
     assert {job.config.run.epochs for job in started} == {PLAN["scheduler"]["max_epochs"]}
-    assert jobs.exhausted()
+    assert not jobs.exhausted(), "until they have ended: one that fails changes what is wanted"
 
 
 def test_the_best_of_a_run_is_kept_not_the_last(searched, tiny_corpus):
@@ -161,7 +163,7 @@ def enter(study: Study, trial: int, seed: int, wf1: float, **more: float) -> Non
 def test_ranking_by_mean(make_study):
     """The one with the luckiest seed is not the one with the best mean; figures as numpy has them."""
     seeds = (3, 4, 5)
-    study = make_study(confirm={"finalists": 2, "seeds": list(seeds)})
+    study = make_study(confirm={"finalists": 2, "seeds": list(seeds), "race": False})
     add(study, COMPLETE, [0.4])
     add(study, COMPLETE, [0.9], **{LR: 1e-2})
     add(study, COMPLETE, [0.8], **{LR: 2e-2})
@@ -196,16 +198,24 @@ def test_mean_std():
 
 
 def test_failed_seed(searched, tiny_corpus):
-    """Its finalist is not ranked, and the reason is kept; another sitting tries it again."""
+    """Its finalist is out of the race and not ranked, and the reason is kept; another sitting tries it again."""
     jobs = ConfirmJobs(searched, never)
-    job = jobs.next()
+    job = next(job for job in iter(jobs.next, None) if job.name == "confirm-trial1-seed0")
     jobs.failed(job, "NonFiniteLoss: epoch 2")
     assert jobs.errors == ["trial 1, seed 0: NonFiniteLoss: epoch 2"]
+    jobs.running.clear()
     run_here(jobs, tiny_corpus)
-    assert {c.trial for c in ranking(searched)} == {3, 0}
+    assert [c.trial for c in ranking(searched)] == sorted([3, 0], key=lambda n: -mean_of(searched, n))
     again = ConfirmJobs(searched, never)
-    assert again.next().name == job.name
+    assert [again.next().name, again.next().name] == [job.name, "confirm-trial1-seed1"]
     assert again.next() is None
+    again.running.clear()
+    run_here(again, tiny_corpus)
+    assert {c.trial for c in ranking(searched)} == {0, 1, 3}
+
+
+def mean_of(study: Study, trial: int) -> float:
+    return float(np.mean([run["val/wf1"] for run in study.confirmed() if run["trial"] == trial]))
 
 
 @pytest.mark.parametrize(
@@ -226,8 +236,8 @@ def test_a_restart_runs_only_what_is_missing(searched, tiny_corpus, stop):
     run_here(jobs, tiny_corpus)
     done = {(r["trial"], r["seed"]) for r in searched.confirmed()}
     again = ConfirmJobs(Study.open(searched.folder), never)
-    assert len(again.waiting) == 6 - len(done)
-    assert not done & set(again.waiting)
+    assert len(again.race.wanted) == 6 - len(done)
+    assert not done & set(again.race.wanted)
     run_here(again, tiny_corpus)
     keys = [(r["trial"], r["seed"], r["epoch"]) for r in searched.epochs("confirm")]
     assert len(keys) == len(set(keys)) == 6 * 4
@@ -366,7 +376,7 @@ def test_ledger(finished, here):
     assert (look["trials"], look["seeds"], look["data"]) == (numbers, list(SEEDS), corpus.fingerprint)
     assert {"time", "host", "user", "command"} <= look.keys()
     assert time.strptime(look["time"], "%Y-%m-%dT%H:%M:%S%z")
-    scores = open_test(study, corpus)
+    scores = open_test(study, corpus, numbers)
     assert scores == {int(k): v for k, v in look["scores"].items()}
     assert list(scores) == numbers
     for trial in numbers:
@@ -445,11 +455,111 @@ def test_a_baseline_that_broke(finished, here):
         if (run["trial"], run["seed"]) != (0, SEEDS[1]):
             study.append_confirmed(run)
     study.weights(0, SEEDS[1]).unlink()
+    study.append_fault("NonFiniteLoss: epoch 2", "failed", stage="confirm", trial=0, seed=SEEDS[1])
     write_best(study, corpus)
     found = read_yaml(study.folder / "best.yaml")["provenance"]
     assert found["baseline"] is None
     assert found["trial"] != 0
     assert study.looks()[0]["trials"] == [found["trial"]]
+
+
+RACE = {"finalists": 3, "seeds": [0, 1, 2, 3], "race": True}
+
+
+def raced(study: Study, table: dict[int, list[float]]) -> list[tuple[int, int]]:
+    """Run a confirmation whose results are those of the table, one at a time → the runs in their order."""
+    jobs, order = ConfirmJobs(study, never), []
+    while job := jobs.next():
+        trial, seed = jobs.running.pop(job.name)
+        order.append((trial, seed))
+        enter(study, trial, seed, table[trial][seed])
+        jobs.scores[trial, seed] = table[trial][seed]
+        jobs._settle()
+    assert jobs.exhausted()
+    return order
+
+
+def test_race(make_study):
+    """The hopeless one is dropped, keeps its results and the reason; winner and baseline run all seeds."""
+    study = make_study(confirm=RACE)
+    for number in range(4):
+        add(study, COMPLETE, [0.5 + number / 100], **({LR: 1e-3 * (1 + number)} if number else {}))
+    table = {
+        0: [0.50, 0.51, 0.49, 0.50],
+        3: [0.60, 0.61, 0.59, 0.60],
+        2: [0.40, 0.41, 0.39, 0.40],
+        1: [0.59, 0.62, 0.6, 0.6],
+    }
+    order = raced(study, table)
+    assert order[:4] == [(0, s) for s in range(4)]
+    assert (2, 3) not in order
+    assert {(3, s) for s in range(4)} < set(order)
+    found = {each.trial: each for each in ranking(study)}
+    assert list(found) == [1, 3, 0, 2], "alive by their means, then those dropped, the last one first"
+    assert found[2].drop.reason().startswith(f"dropped after {found[2].drop.seeds} seed")
+    assert found[2].mean["val/wf1"] == pytest.approx(np.mean(table[2][: len(found[2].seeds)]))
+    assert found[3].scores == tuple(table[3])
+    # Interrupted after any run, and gone on with: the same runs.
+    for cut in range(len(order)):
+        again = make_study(f"cut{cut}", confirm=RACE)
+        for number in range(4):
+            add(again, COMPLETE, [0.5 + number / 100], **({LR: 1e-3 * (1 + number)} if number else {}))
+        for trial, seed in order[:cut]:
+            enter(again, trial, seed, table[trial][seed])
+        assert set(order[:cut] + raced(again, table)) == set(order)
+        assert [c.trial for c in ranking(again)] == list(found)
+
+
+def test_a_tie_goes_on(make_study):
+    """Over seeds beyond the plan's, which decide the order but are not in the averages of record."""
+    study = make_study(confirm={**RACE, "finalists": 2, "max_seeds": 7})
+    add(study, COMPLETE, [0.4])
+    for number in (1, 2):
+        add(study, COMPLETE, [0.5], **{LR: 1e-3 * number})
+    base = [0.30, 0.31, 0.29, 0.30]
+    table = {0: base, 1: [0.50, 0.51, 0.49, 0.50, 0.49, 0.48, 0.48], 2: [0.51, 0.49, 0.51, 0.488, 0.51, 0.53, 0.52]}
+    order = raced(study, table)
+    assert (1, 4) in order
+    assert (0, 4) not in order
+    first, second, _ = ranking(study)
+    assert (first.trial, second.trial) == (2, 1)
+    assert first.wf1 < second.wf1, "of record are the plan's seeds"
+    assert first.seeds == second.seeds == (0, 1, 2, 3)
+
+
+def test_baseline_before_the_search(make_study, tiny_corpus, here):
+    """All its seeds before trial 0 begins, each once; the plan may not change any more."""
+    confirm = {**SHORT["confirm"], "baseline": "first"}
+    study = make_study("first", **{**SHORT, "confirm": confirm})
+    assert sit(study, tiny_corpus)
+    stages = [(r["stage"], r["trial"]) for r in study.epochs()]
+    epochs = SHORT["scheduler"]["max_epochs"]
+    assert stages[: len(SEEDS) * epochs] == [("confirm", 0)] * len(SEEDS) * epochs
+    assert stages[len(SEEDS) * epochs] == ("search", 0)
+    assert stages.count(("confirm", 0)) == len(SEEDS) * epochs
+    last = make_study("last", **SHORT)
+    assert sit(last, tiny_corpus)
+    assert {(r["trial"], r["seed"]): r["val/wf1"] for r in study.confirmed()} == {
+        (r["trial"], r["seed"]): r["val/wf1"] for r in last.confirmed()
+    }
+
+
+def test_an_early_baseline_holds_the_plan(make_study, tiny_corpus):
+    study = make_study("early", confirm={**SHORT["confirm"], "baseline": "first"})
+    jobs = ConfirmJobs(study, never, [0])
+    run_here(jobs, tiny_corpus)
+    with pytest.raises(StudyError, match=r"differs from what is asked in `confirm\.seeds`"):
+        make_study("early", confirm={**SHORT["confirm"], "seeds": [4, 5], "baseline": "first"})
+
+
+def test_former_finalists_stay(searched):
+    """A search that was extended: what was confirmed on all seeds is compared with the new ones."""
+    for trial in finalists(searched):
+        for seed in SEEDS:
+            enter(searched, trial, seed, 0.5 + trial / 100)
+    for number in range(2):
+        add(searched, COMPLETE, [0.9], **{LR: 1.5e-2 + number / 1e4})
+    assert finalists(searched) == [5, 6, 0, 1, 3]
 
 
 def test_no_trial_came_through(make_study, tiny_corpus, here, monkeypatch):
@@ -471,7 +581,7 @@ def test_no_finalist_came_through(searched, tiny_corpus, here, monkeypatch):
     with pytest.raises(driver.NothingUsable) as error:
         sit(searched, tiny_corpus, search=False)
     assert str(error.value) == (
-        f"{searched.folder}: no finalist came through all seeds; the first error: trial 1, seed 0: Bad: told"
+        f"{searched.folder}: no finalist came through all seeds; the first error: trial 0 (baseline), seed 0: Bad: told"
     )
 
 
@@ -528,5 +638,7 @@ def test_files_of_a_finished_study(whole):
     found = {str(p.relative_to(study.folder)) for p in study.folder.rglob("*") if p.is_file()}
     weights = {f"weights/trial{n}-seed{s}.safetensors" for n in finalists(study) for s in SEEDS}
     records = {"plan.yaml", "journal.log", "epochs.jsonl", "confirm.jsonl", "test_looks.jsonl", "best.yaml"}
-    records.add("confusion_valid.png")
-    assert found == records | weights
+    records |= {"confusion_valid.png", "report.html"}
+    shown = {ranking(study)[0].trial, 0}
+    predictions = {f"predictions/trial{n}-{split}.npz" for n in shown for split in ("valid", "test")}
+    assert found == records | weights | predictions

@@ -339,3 +339,63 @@ def test_what_a_run_does_wrong_is_told(make_job, monkeypatch, error):
     else:
         run_job({"job": make_job("x")}, None)
         assert told == [*told_first, {"failure": f"{type(error).__name__}: {error}"}]
+
+
+def thief(config: dict, corpus: Corpus) -> None:
+    """A job that tries by all it was given to get at the test split, and tells what it found."""
+    import gc
+
+    import ray.tune as ray_tune
+
+    from lfvd.model import build_model
+    from lfvd.trainer import evaluate
+
+    job: Job = config["job"]
+    model = build_model(job.config, corpus.widths(job.config.data.modalities), len(corpus.info.classes))
+    try:
+        evaluate(model, corpus, "test", device="cpu")
+        refusal = "none"
+    except CorpusError as error:
+        refusal = str(error)
+    arrays = [each for each in gc.get_objects() if isinstance(each, np.ndarray)]  # these, and the memory below them
+    for each in [*corpus.features.values(), *vars(corpus).values()]:
+        while isinstance(each, np.ndarray):
+            arrays.append(each)
+            each = each.base
+    words = [*vars(corpus).values(), *vars(corpus.info).values(), *config.values(), *vars(job).values()]
+    found = {
+        "refusal": refusal,
+        "rows": len(corpus.rows("test")),
+        "marked": sum(each.dtype.kind == "f" and bool((np.abs(each) > 1e29).any()) for each in arrays),
+        "files": [word for word in words if isinstance(word, str | Path) and Path(word).is_file()],
+        "names": [name for name in corpus.info.dialogues if name.startswith("test")],
+    }
+    ray_tune.report({"failure": json.dumps(found)})
+
+
+def test_a_worker_cannot_reach_the_test_split(connected, make_job, tiny_corpus, monkeypatch):
+    """Not in what it is given: no rows, no names, no memory below, no path that leads there."""
+    monkeypatch.setattr(pool, "run_job", thief)
+    test = tiny_corpus.indices("test")
+    features = {m: np.array(x) for m, x in tiny_corpus.features.items()}
+    for flat in features.values():
+        flat[tiny_corpus.rows("test")] = 1e30
+    names = tuple(f"test{i}" if i in test else name for i, name in enumerate(tiny_corpus.info.dialogues))
+    corpus = dataclasses.replace(
+        tiny_corpus, features=features, info=dataclasses.replace(tiny_corpus.info, dialogues=names)
+    )
+    found = {}
+    for name, given in (("whole", corpus), ("sealed", corpus.restricted("train", "valid"))):
+        source = Listed([make_job(name)])
+        pool.run_jobs(source, given, ResourcesPlan())
+        found[name] = json.loads(source.ended[name])
+    assert found["sealed"] == {
+        "refusal": "the corpus TINY has no dialogue in its test split: name another split",
+        "rows": 0,
+        "marked": 0,
+        "files": [],
+        "names": [],
+    }
+    whole = found["whole"]
+    assert whole["refusal"] == "none"
+    assert (whole["rows"] > 0, whole["marked"] > 0, len(whole["names"])) == (True, True, 3), "the thief knows its trade"

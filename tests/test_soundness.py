@@ -13,7 +13,8 @@ from soundness import assert_sound
 from test_confirm import run_here
 
 from lfvd.corpus import Corpus
-from tune.confirm import ConfirmJobs, write_best
+from tune.best import write_best
+from tune.confirm import ConfirmJobs
 from tune.search import SearchJobs
 from tune.tracking import default_uri, sync
 

@@ -295,7 +295,7 @@ def test_a_crash_leaves_one_run_each(study, uri, monkeypatch, after, call):
         [n for n in runs if n != "trial 2"], "FINISHED"
     )
     assert [s for s, _ in points(uri, runs["trial 0 (baseline)"])["val/wf1"]] == list(range(1, 10))
-    assert [s for s, _ in points(uri, runs["trial 0, seed 4"])["val/f1/sad"]] == [1, 2, 3, 4]
+    assert [s for s, _ in points(uri, runs["trial 0 (baseline), seed 4"])["val/f1/sad"]] == [1, 2, 3, 4]
 
 
 def test_many_epochs_arrive_whole_and_in_order(study, uri, monkeypatch):

@@ -23,11 +23,13 @@ from lfvd.files import InputError
 from lfvd.runinfo import run_info
 from lfvd.trainer import check_fit
 from tune import doctor, estimate, pool, storage
-from tune.confirm import ConfirmJobs, finalists, ranking, write_best
+from tune.best import write_best
+from tune.confirm import ConfirmJobs, finalists, ranking
 from tune.finding import Finding
-from tune.journal import DataSource, Study, writing
+from tune.journal import BASELINE, DataSource, Study, writing
 from tune.live import ConfirmView, Display, SearchView
 from tune.lock import Requests
+from tune.report import write_report
 from tune.search import FAILED, SearchJobs
 from tune.space import SearchPlan
 from tune.tracking import Tracker
@@ -114,32 +116,51 @@ def sit(
 
     Raises NothingUsable where no trial, or no finalist, came through: the text shows the first error.
     """
+    with sitting(study, console, tracking_uri) as (interrupt, tracker):
+        sealed = corpus.restricted("train", "valid")  # what leaves the driver holds no test split
+        with workers(study, sealed, console, interrupt=interrupt, address=address, verbose=verbose):
+            if study.plan.confirm.baseline == "first":
+                run(ConfirmJobs(study, interrupt, [BASELINE]), sealed, console)
+            if search:
+                _search(study, sealed, console, interrupt, lambda: tracker.problem)
+            if not interrupt():
+                _confirm(study, sealed, console, interrupt)
+        if not interrupt():
+            write_best(study, corpus)
+            write_report(study)
+        return not interrupt()
+
+
+@contextmanager
+def sitting(study: Study, console: Console, tracking_uri: str) -> Iterator[tuple[Interrupt, Tracker]]:
+    """Work at a study that a person can interrupt and that MLflow follows."""
     tracker = Tracker(study, tracking_uri)
     try:
         with interruptible(console, Requests(study.folder)) as interrupt, tracker:
             study.wait = _Room(console, interrupt)
-            sealed = corpus.restricted("train", "valid")  # what leaves the driver holds no test split
-            heed(doctor.before(address), console)
-            with pool.cluster(study.plan.resources, address=address, verbose=verbose):
-                if study.plan.auto_gpu:
-                    study.plan, how = estimate.settle(study.plan, sealed)
-                    console.print(f"`gpu: auto`: {how}", markup=False, soft_wrap=True)
-                found = doctor.within(study, sealed, address)
-                heed(found, console)
-                if any(finding.check == "storage" and not finding.ok for finding in found):
-                    study.storage = storage.on_each_node(study.folder)
-                if search:
-                    _search(study, sealed, console, interrupt, lambda: tracker.problem)
-                if not interrupt():
-                    _confirm(study, sealed, console, interrupt)
-                if not interrupt() and study.storage == storage.on_each_node(study.folder):
-                    pool.on_each_node(storage.clear, study.storage)
-            if not interrupt():
-                write_best(study, corpus)
-            return not interrupt()
+            yield interrupt, tracker
     finally:
         if tracker.problem:
             _warn(console, tracker.problem)
+
+
+@contextmanager
+def workers(
+    study: Study, sealed: Corpus, console: Console, *, interrupt: Interrupt, address: str | None, verbose: bool
+) -> Iterator[None]:
+    """Ray's workers, and what can be known in their cluster at once. Raises InputError where a run would fail there."""
+    heed(doctor.before(address), console)
+    with pool.cluster(study.plan.resources, address=address, verbose=verbose):
+        if study.plan.auto_gpu:
+            study.plan, how = estimate.settle(study.plan, sealed)
+            console.print(f"`gpu: auto`: {how}", markup=False, soft_wrap=True)
+        found = doctor.within(study, sealed, address)
+        heed(found, console)
+        if any(finding.check == "storage" and not finding.ok for finding in found):
+            study.storage = storage.on_each_node(study.folder)
+        yield
+        if not interrupt() and study.storage == storage.on_each_node(study.folder):
+            pool.on_each_node(storage.clear, study.storage)
 
 
 def _search(
@@ -162,14 +183,19 @@ def _confirm(study: Study, sealed: Corpus, console: Console, interrupt: Callable
         reasons = [t.user_attrs[FAILED] for t in study.trials if FAILED in t.user_attrs]
         raise NothingUsable(f"{study.folder}: no trial came to a result; the first error: {(reasons or ['none'])[0]}")
     jobs = ConfirmJobs(study, interrupt)
+    run(jobs, sealed, console)
+    if not interrupt() and not ranking(study):
+        raise NothingUsable(f"{study.folder}: no finalist came through all seeds; the first error: {jobs.errors[0]}")
+
+
+def run(jobs: ConfirmJobs, sealed: Corpus, console: Console) -> None:
+    """Run what a confirmation wants, and tell what broke."""
     if not jobs.exhausted():
         view = ConfirmView(jobs)
         with Display(console, view.view, view.line):
-            pool.run_jobs(jobs, sealed, study.plan.resources)
+            pool.run_jobs(jobs, sealed, jobs.study.plan.resources)
     for error in jobs.errors:
-        _warn(console, f"a finalist is left out: {error}")
-    if not interrupt() and not ranking(study):
-        raise NothingUsable(f"{study.folder}: no finalist came through all seeds; the first error: {jobs.errors[0]}")
+        _warn(console, f"a {jobs.study.kind} is left out: {error}")
 
 
 def heed(findings: Iterable[Finding], console: Console) -> None:

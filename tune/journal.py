@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import optuna
 from optuna.storages import JournalStorage
@@ -32,7 +33,10 @@ from tune.space import SearchPlan
 OBJECTIVE = "val/wf1_best"
 """What ASHA and the sampler see: the best validation W-F1 so far, never the last one, never anything of test."""
 
-MAY_DIFFER = ("trials", "budget", "resources.max_concurrent", "resources.epoch_timeout")
+BASELINE = 0
+"""The baseline's trial number: the base's own values are the first trial of every search."""
+
+MAY_DIFFER = ("trials", "budget", "resources.max_concurrent", "resources.epoch_timeout", "confirm.max_seeds")
 """Parts of a plan that a study may go on with after a change: how much, not what."""
 
 
@@ -100,6 +104,15 @@ class _Log(JournalFileBackend):
 class Study:
     """An open study: its plan, its data, its trials and their records. Written only within `writing`."""
 
+    stage = "confirm"
+    """Under which its runs over the plan's seeds stand in epochs.jsonl and faults.jsonl."""
+    kind = "finalist"
+    """What such a run belongs to."""
+    work = "confirmation"
+    """What all of them are."""
+    artifacts: tuple[str, ...] = ("best.yaml", "report.html", "*.png")
+    """Patterns of files that hold its answer."""
+
     def __init__(self, folder: Path, plan: SearchPlan, data: DataSource, info: Mapping[str, Any]) -> None:
         self.folder, self.plan, self.data, self.info = folder, plan, data, info
         self.wait: Callable[[OSError], bool] = lambda error: False
@@ -122,14 +135,14 @@ class Study:
             )
 
     @classmethod
-    def start(cls, folder: Path, plan: SearchPlan, data: DataSource, info: Mapping[str, Any]) -> Study:
+    def start(cls, folder: Path, plan: SearchPlan, data: DataSource, info: Mapping[str, Any]) -> Self:
         """Begin a study, or go on with the one that is there. Raises StudyError where that one differs, saying in what."""
         if (folder / "plan.yaml").is_file():
             found = cls.open(folder)
             differing = _differences(found.plan, plan)
             if found.data.fingerprint != data.fingerprint:
                 differing.append(f"the data ({found.data.fingerprint[:12]} there, {data.fingerprint[:12]} here)")
-            if differing and found.optuna.get_trials(deepcopy=False):
+            if differing and (found.began or (folder / "epochs.jsonl").is_file()):  # the baseline may come first
                 raise StudyError(
                     f"{folder}: holds a study that differs from what is asked in {', '.join(differing)}: choose another "
                     "--name, or go on with what it began with"
@@ -147,7 +160,7 @@ class Study:
         return cls(folder, plan, data, info)
 
     @classmethod
-    def open(cls, folder: Path) -> Study:
+    def open(cls, folder: Path) -> Self:
         """Open what is there. Raises StudyError where nothing is, or a file is damaged."""
         return cls(folder, *asked(folder))
 
@@ -160,6 +173,11 @@ class Study:
     def trials(self) -> list[FrozenTrial]:
         """All trials by number, those waiting in Optuna's queue left out."""
         return [t for t in self.optuna.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+
+    @property
+    def began(self) -> datetime | None:
+        """When its first trial began."""
+        return self.trials[0].datetime_start if self.trials else None
 
     def write(self, name: str, added: list[str], *, force: bool = True) -> None:
         """Add lines to one of JOURNALS; force: not only to the system's memory, which a power cut empties, but to disk."""
@@ -183,7 +201,7 @@ class Study:
         self.write(name, [json.dumps(record, ensure_ascii=False)], force=force)
 
     def append_epoch(self, stage: str, trial: int, seed: int, record: Mapping[str, Any]) -> None:
-        """Add an epoch's record of stage `search` or `confirm`; forced to disk by `settle`, since a checkpoint holds it."""
+        """Add an epoch's record of stage `search` or `Study.stage`; forced to disk by `settle`, since a checkpoint holds it."""
         self._append("epochs.jsonl", {"stage": stage, "trial": trial, "seed": seed, **record}, force=False)
 
     def settle(self, name: str = "epochs.jsonl") -> None:
@@ -230,25 +248,51 @@ class Study:
         """Where the best epoch's weights of a confirmed run lie."""
         return self.folder / "weights" / f"trial{trial}-seed{seed}.safetensors"
 
+    def name_of(self, trial: int) -> str:
+        """What people call a trial."""
+        return f"trial {trial} (baseline)" if trial == BASELINE else f"trial {trial}"
+
+    def params_of(self, trial: int) -> dict[str, Any]:
+        """The searched values of a trial by its number; the baseline's are known before it has begun."""
+        return self.plan.baseline if trial == BASELINE else dict(self.trials[trial].params)
+
     def config_of(self, trial: int) -> Config:
         """The Config of a trial by its number."""
-        return self.plan.config_of(self.trials[trial].params)
+        return self.plan.config_of(self.params_of(trial))
+
+    def predictions(self, trial: int, split: str) -> Path:
+        """Where the predictions of a confirmed config for a split lie (tune.predictions)."""
+        return self.folder / "predictions" / f"trial{trial}-{split}.npz"
 
 
-def asked(folder: Path) -> tuple[SearchPlan, DataSource, dict[str, Any]]:
-    """What a study's plan.yaml says: plan, data, and with what it began. Raises StudyError where there is none."""
+def asked(folder: Path, read: Callable[..., SearchPlan] | None = None) -> tuple[SearchPlan, DataSource, dict[str, Any]]:
+    """What a study's plan.yaml says: plan, data, and with what it began; `read` in place of SearchPlan.from_dict.
+
+    Raises StudyError where there is none, or one of another kind.
+    """
     if not (folder / "plan.yaml").is_file():
         near = sorted(p.parent.name for p in folder.parent.glob("*/plan.yaml"))
         there = f"there are {', '.join(near)}" if near else "there is none yet: start one with `lfvd-tune search`"
         raise StudyError(f"{folder}: there is no such study: {there}")
     frozen = read_yaml(folder / "plan.yaml")
+    if read is None and holds_rows(frozen):
+        raise StudyError(f"{folder}: holds rows of the paper's tables, no search: go on with `lfvd-tune reproduce`")
+    read = read or SearchPlan.from_dict
     try:
         config = Config.from_dict(frozen["config"], source="config")
         data = DataSource(**{**frozen["data"], "simulated": tuple(frozen["data"]["simulated"])})
-        plan = SearchPlan.from_dict(frozen["plan"], source="plan", folder=folder, config=config)
+        plan = read(frozen["plan"], source="plan", folder=folder, config=config)
+    except StudyError as error:
+        raise StudyError(f"{folder}: {error}") from None
     except (KeyError, TypeError, InputError) as error:
         raise StudyError(f"{folder / 'plan.yaml'}: is damaged ({error}): restore it, or start another study") from None
     return plan, data, frozen.get("info") or {}
+
+
+def holds_rows(frozen: Mapping[str, Any]) -> bool:
+    """Whether the content of a plan.yaml is of rows of tables (tune.grid), not of a search."""
+    plan = frozen.get("plan")
+    return isinstance(plan, Mapping) and "rows" in plan
 
 
 def _differences(old: SearchPlan, new: SearchPlan) -> list[str]:

@@ -10,11 +10,13 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tune.confirm import BASELINE, ConfirmJobs
+from tune.confirm import ConfirmJobs
+from tune.journal import BASELINE
 from tune.search import SearchJobs, tally
 
 LINE_SECONDS = 60
@@ -117,29 +119,33 @@ class SearchView:
 
 
 class ConfirmView:
-    """Finalists × seeds."""
+    """Finalists, or rows of tables, × seeds."""
 
     def __init__(self, jobs: ConfirmJobs) -> None:
         self.jobs = jobs
         self.started = time.monotonic()
 
     def line(self) -> str:
-        """`confirmation 7/10 runs`."""
-        done, total = self._done()
-        return f"confirmation {done}/{total} runs, {clock(time.monotonic() - self.started)}"
+        """`confirmation: 7 runs done, 3 more wanted, 1:20`."""
+        return f"{self._done()}, {clock(time.monotonic() - self.started)}"
 
     def view(self) -> RenderableType:
         """A row a finalist, a column a seed: validation W-F1, or the epoch of a running one."""
-        done, total = self._done()
-        title = f"confirmation {done}/{total} runs · {clock(time.monotonic() - self.started)}"
+        title = f"{self._done()} · {clock(time.monotonic() - self.started)}"
         table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2))
-        table.add_column("finalist")
-        seeds = self.jobs.study.plan.confirm.seeds
+        table.add_column(self.jobs.study.kind)
+        confirm, race = self.jobs.study.plan.confirm, self.jobs.race
+        seeds = (*confirm.seeds, *confirm.extra_seeds[: max(0, race.rounds + 1 - len(confirm.seeds))])
+        dropped = {drop.trial: drop for drop in race.dropped if drop.trial != BASELINE}
         for seed in seeds:
             table.add_column(f"seed {seed}", justify="right")
         for number in self.jobs.numbers:
-            name = f"trial {number}" + (" (baseline)" if number == BASELINE else "")
-            table.add_row(name, *(self._cell(number, seed) for seed in seeds))
+            name = escape(self.jobs.study.name_of(number))
+            style = "dim" if number in dropped else None
+            table.add_row(name, *(self._cell(number, seed) for seed in seeds), style=style)
+        if dropped:
+            table.caption = "\n".join(f"trial {each.trial} {each.reason()}" for each in dropped.values())
+            table.caption_justify = "left"
         return table
 
     def _cell(self, number: int, seed: int) -> str:
@@ -150,9 +156,11 @@ class ConfirmView:
             return f"[dim]epoch {len(self.jobs.history.get(key, []))}[/]"
         return "[dim]·[/]"
 
-    def _done(self) -> tuple[int, int]:
-        wanted = {(n, s) for n in self.jobs.numbers for s in self.jobs.study.plan.confirm.seeds}
-        return len(wanted & set(self.jobs.scores.copy())), len(wanted)
+    def _done(self) -> str:
+        jobs = self.jobs
+        done = sum(number in jobs.numbers for number, _ in jobs.scores.copy())
+        wanted = f"{len(jobs.race.wanted)} more wanted" + " so far" * jobs.study.plan.confirm.race
+        return f"{jobs.study.work}: {done} runs done, {wanted}"
 
 
 def compact(values: dict[str, Any]) -> str:

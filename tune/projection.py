@@ -1,7 +1,8 @@
 """What MLflow shall hold of a study: its runs, derived from the journal; nothing here knows MLflow's API.
 
 One run for each trial (`trial 7`); for each finalist one with the averages over seeds (`finalist: trial 7`); below it one for
-each seed (`trial 7, seed 2`). `runs_of` gives all; a `Projection` what may have changed since it was last asked.
+each seed (`trial 7, seed 2`). For tables of the paper (tune.grid), `row: w/o CEAR` and `w/o CEAR, seed 2` likewise. `runs_of` gives
+all; a `Projection` what may have changed since it was last asked.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from lfvd.files import read_yaml
-from tune.confirm import BASELINE, mean_std
-from tune.journal import Study
+from tune.confirm import finalists, mean_std, race_of
+from tune.journal import BASELINE, Study
 from tune.sampler import training_seed
 from tune.search import FAILED, STOPPED
 
@@ -56,6 +57,8 @@ class Run:
     step: int = 0
     final: bool = False
     """Nothing about it will change."""
+    files: tuple[str, ...] = ()
+    """Patterns of files in the study's folder that it keeps as artifacts."""
 
 
 def runs_of(study: Study, *, live: bool) -> list[Run]:
@@ -83,13 +86,13 @@ class Projection:
         trials = [trial for trial in self.study.trials if trial.number not in self.told]
         self._read()
         runs = [self._trial(trial, live and self.stage == "search") for trial in trials]
-        return [*runs, *_Confirmation(self, live and self.stage == "confirm").runs()]
+        return [*runs, *_Confirmation(self, live and self.stage == self.study.stage).runs()]
 
     def _read(self) -> None:
         for record in self.records.new():
             # Search and confirmation take turns: the last epoch tells which of them is at work.
             self.stage = record["stage"]
-            if self.stage == "confirm" or record["trial"] not in self.told:
+            if self.stage != "search" or record["trial"] not in self.told:
                 self.epochs.setdefault((self.stage, record["trial"], record["seed"]), []).append(record)
         for fault in self.troubles.new():
             if "trial" in fault:
@@ -115,7 +118,7 @@ class Projection:
             self.epochs.pop(key, None)
         return Run(
             key=f"trial{trial.number}",
-            name=_name(trial.number),
+            name=self.study.name_of(trial.number),
             params={**trial.params, "seed": seed},
             tags={**_origin(self.study), "stage": "search", "state": state, **reasons, **faults},
             status=ended.get(trial.state, _unfinished(at_work)[1]),
@@ -127,24 +130,28 @@ class Projection:
 
 
 class _Confirmation:
-    """The runs of the finalists and of their seeds."""
+    """The runs of the finalists, or of a table's rows, and of their seeds."""
 
     def __init__(self, projection: Projection, at_work: bool) -> None:
         self.study, self.at_work, self.fault_tags = projection.study, at_work, projection.fault_tags
         study, epochs = projection.study, projection.epochs
-        self.epochs = {(trial, seed): found for (stage, trial, seed), found in epochs.items() if stage == "confirm"}
+        self.epochs = {(trial, seed): found for (stage, trial, seed), found in epochs.items() if stage == study.stage}
         self.done = {(run["trial"], run["seed"]): run for run in study.confirmed()}
+        self.drops = {drop.trial: drop for drop in race_of(study, finalists(study)).dropped}
         self.tests: dict[tuple[int, int], dict[str, float]] = {}
         for look in study.looks():
             for trial, rows in look["scores"].items():
                 self.tests |= {(int(trial), seed): row for seed, row in zip(look["seeds"], rows, strict=True)}
         best = study.folder / "best.yaml"
         self.winner = (read_yaml(best).get("provenance") or {}).get("trial") if best.is_file() else None
+        self.holder = self.winner if study.kind == "finalist" else BASELINE
+        """Whose run keeps the study's files."""
 
     def runs(self) -> Iterator[Run]:
         """Each finalist that has begun, then its seeds."""
         for trial in dict.fromkeys(trial for trial, _ in [*self.done, *self.epochs]):
-            seeds = [s for s in self.study.plan.confirm.seeds if (trial, s) in self.epochs or (trial, s) in self.done]
+            possible = (*self.study.plan.confirm.seeds, *self.study.plan.confirm.extra_seeds)
+            seeds = [s for s in possible if (trial, s) in self.epochs or (trial, s) in self.done]
             runs = [self.seed(trial, s) for s in seeds]
             yield self.finalist(trial, runs, sum(run.seconds for run in runs))
             yield from runs
@@ -153,12 +160,13 @@ class _Confirmation:
         """One confirmed run: its epochs and, once opened, its test scores."""
         run, epochs = self.done.get((trial, seed)), self.epochs.get((trial, seed), [])
         state, status = ("complete", "FINISHED") if run else _unfinished(self.at_work)
+        faults = self.fault_tags((self.study.stage, trial, seed))
         return Run(
-            key=f"finalist{trial}-seed{seed}",
-            name=f"trial {trial}, seed {seed}",
-            parent=f"finalist{trial}",
-            params={**self.study.trials[trial].params, "seed": seed},
-            tags={**_origin(self.study), "stage": "seed", "state": state, **self.fault_tags(("confirm", trial, seed))},
+            key=f"{self.study.kind}{trial}-seed{seed}",
+            name=f"{self.study.name_of(trial)}, seed {seed}",
+            parent=f"{self.study.kind}{trial}",
+            params={**self.study.params_of(trial), "seed": seed},
+            tags={**_origin(self.study), "stage": "seed", "state": state, **faults},
             status=status,
             seconds=sum(r["seconds"] for r in epochs),
             epochs=epochs,
@@ -167,24 +175,29 @@ class _Confirmation:
         )
 
     def finalist(self, trial: int, seeds: list[Run], seconds: float) -> Run:
-        """The averages over the seeds done so far."""
-        keys = [(trial, run.params["seed"]) for run in seeds if run.status == "FINISHED"]
-        planned = len(self.study.plan.confirm.seeds)
-        state, status = ("complete", "FINISHED") if len(keys) == planned else _unfinished(self.at_work)
+        """The averages over those of the plan's seeds that are done so far."""
+        planned = self.study.plan.confirm.seeds
+        keys = [(trial, seed) for run in seeds if run.status == "FINISHED" and (seed := run.params["seed"]) in planned]
+        whole = len(keys) == len(planned)
+        drop = None if whole else self.drops.get(trial)
+        state, status = ("complete" if whole else "dropped", "FINISHED") if whole or drop else _unfinished(self.at_work)
         figures = _averages([self.done[k] for k in keys]) | _averages([self.tests[k] for k in keys if k in self.tests])
-        note = f"**W-F1 {_wf1(figures)}**: mean ± standard deviation over {len(keys)} of {planned} seeds"
-        tags = {"stage": "finalist", "state": state, "mlflow.note.content": note}
+        note = f"**W-F1 {_wf1(figures)}**: mean ± standard deviation over {len(keys)} of {len(planned)} seeds"
+        tags = {"stage": self.study.kind, "state": state, "mlflow.note.content": note}
+        if drop:
+            tags["dropped"] = drop.reason()
         if self.winner is not None:
             tags["winner"] = str(trial == self.winner).lower()
         return Run(
-            key=f"finalist{trial}",
-            name=f"finalist: {_name(trial)}" + (", winner" if trial == self.winner else ""),
-            params=self.study.trials[trial].params,
+            key=f"{self.study.kind}{trial}",
+            name=f"{self.study.kind}: {self.study.name_of(trial)}" + (", winner" if trial == self.winner else ""),
+            params=self.study.params_of(trial),
             tags={**_origin(self.study), **tags},
             status=status,
             seconds=seconds,
             figures={**figures, "seeds": len(keys)},
             step=len(keys),
+            files=self.study.artifacts if trial == self.holder else (),
         )
 
 
@@ -198,17 +211,17 @@ def _averages(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def head_note(study: Study, runs: list[Run]) -> str:
     """What MLflow shows at the head of the experiment: the answer in the first line, then where to find what."""
-    finalists = [run for run in runs if run.tags["stage"] == "finalist"]
-    finalists.sort(key=lambda run: run.figures.get("val/wf1_mean", 0.0), reverse=True)
-    cells = {run.key: _wf1(run.figures) for run in finalists}
-    rows = [f"| {run.name} | &emsp;{run.figures['seeds']} | &emsp;{cells[run.key]} |" for run in finalists]
+    averages = [run for run in runs if run.tags["stage"] == study.kind]
+    averages.sort(key=lambda run: run.figures.get("val/wf1_mean", 0.0), reverse=True)
+    cells = {run.key: _wf1(run.figures) for run in averages}
+    rows = [f"| {run.name} | &emsp;{run.figures['seeds']} | &emsp;{cells[run.key]} |" for run in averages]
     table = ["| | &emsp;seeds | &emsp;W-F1, mean ± standard deviation over seeds |", "|---|---|---|", *rows]
-    winner = [run for run in finalists if run.tags.get("winner") == "true"]
-    baseline = [run for run in finalists if run.key == f"finalist{BASELINE}" and run not in winner]
-    said = "; ".join(f"{run.name.removeprefix('finalist: ')}: W-F1 {cells[run.key]}" for run in winner + baseline)
-    return "\n".join(
-        [f"**{said if winner else 'There is no winner yet'}**", "", *table, "", _GUIDE.format(**_origin(study))]
-    )
+    winner = [run for run in averages if run.tags.get("winner") == "true"]
+    baseline = [run for run in averages if run.key == f"{study.kind}{BASELINE}" and run not in winner]
+    said = "; ".join(f"{run.name.partition(': ')[2]}: W-F1 {cells[run.key]}" for run in winner + baseline)
+    answered = bool(winner) or study.kind == "row"
+    guide = _GUIDES[study.kind].format(**_origin(study))
+    return "\n".join([f"**{said if answered else 'There is no winner yet'}**", "", *table, "", guide])
 
 
 def _wf1(figures: dict[str, float]) -> str:
@@ -218,10 +231,6 @@ def _wf1(figures: dict[str, float]) -> str:
         if f"{split}/wf1_mean" in figures
     ]
     return ", ".join(cells) or "–"
-
-
-def _name(trial: int) -> str:
-    return f"trial {trial} (baseline)" if trial == BASELINE else f"trial {trial}"
 
 
 def _unfinished(at_work: bool) -> tuple[str, str]:
@@ -239,8 +248,13 @@ def _origin(study: Study) -> dict[str, str]:
     }
 
 
-_GUIDE = """Hyperparameter search on {data} (simulated modalities: {simulated}). The runs: *Model training* (top left), *Runs*.
+_GUIDES = {
+    "finalist": """Hyperparameter search on {data} (simulated modalities: {simulated}). The runs: *Model training* (top left), *Runs*.
 Averages over fresh seeds: the runs `finalist: …`, or the filter `tags.stage = "finalist"`, with `val/wf1_mean`,
 `test/wf1_mean` and so on; below each, a run for each seed. The winner's run holds best.yaml.
 Trials of the search, one seed each: `tags.stage = "search"`; `tags.state` is complete, pruned (stopped at a rung: see
-`tags.stopped`), fail (see `tags.failure`), running or interrupted."""
+`tags.stopped`), fail (see `tags.failure`), running or interrupted.""",
+    "row": """Rows of the paper's tables on {data} (simulated modalities: {simulated}). The runs: *Model training* (top left), *Runs*.
+Averages over seeds: the runs `row: …`, or the filter `tags.stage = "row"`, with `val/wf1_mean`, `test/wf1_mean` and so on; below
+each, a run for each seed. The run of the unchanged config holds the tables and figures.""",
+}

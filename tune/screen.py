@@ -12,11 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tune.confirm import BASELINE, Confirmed, finalists, mean_std, ranking, seen_test_scores
-from tune.journal import Study
+from tune.answer import answer_of, noise_of
+from tune.best import seen_test_scores
+from tune.confirm import Confirmed, finalists, mean_std, race_of, ranking
+from tune.journal import BASELINE, Study
 from tune.live import compact
 from tune.lock import at_work
 from tune.search import STOPPED, WORDS, ranked, tally
+from tune.statement import noise_sentence, statement_of
 
 TOP = 8
 """Trials shown by `status`."""
@@ -42,20 +45,31 @@ def show_status(study: Study, console: Console) -> None:
     if best := ranked(study)[:TOP]:
         console.print(_trials(best))
         console.print(f"trial {best[0].number}: {compact(best[0].params)}", markup=False)
-    _show_faults(study, console)
-    done, wanted = study.confirmed(), len(finalists(study)) * len(study.plan.confirm.seeds)
-    console.print(f"confirmation: {len(done)} of {wanted} runs")
+    show_faults(study, console)
+    _show_confirmation(study, console)
     console.print(f"looks at the test split: {len(study.looks())}")
 
 
-def _show_faults(study: Study, console: Console) -> None:
+def _show_confirmation(study: Study, console: Console) -> None:
+    """How far the race is, whom it dropped, and how much the answer depends on luck."""
+    race = race_of(study, finalists(study))
+    standing = ", ".join(f"trial {number}" for number in race.alive)
+    still = f"; {len(race.wanted)} wanted now, in the race: {standing}" if race.wanted else ""
+    console.print(f"confirmation: {len(study.confirmed())} runs{still}")
+    for drop in (drop for drop in race.dropped if drop.trial != BASELINE):  # it runs all seeds whatever comes
+        console.print(f"trial {drop.trial} {drop.reason()}", markup=False, soft_wrap=True)
+    if noise := noise_of(study):
+        console.print(f"noise: {noise_sentence(noise)}", markup=False, soft_wrap=True)
+
+
+def show_faults(study: Study, console: Console) -> None:
     """The last faults and what was done about each."""
     faults = study.faults()
     if len(faults) > TOP:
         console.print(f"the last {TOP} of {len(faults)} faults ({study.folder / 'faults.jsonl'}):", markup=False)
     for fault in faults[-TOP:]:
-        where = f"trial {fault['trial']}" if "trial" in fault else "study"
-        where += f", seed {fault['seed']}" if fault.get("stage") == "confirm" else ""
+        where = study.name_of(fault["trial"]) if "trial" in fault else "study"
+        where += f", seed {fault['seed']}" if fault.get("stage") == study.stage else ""
         time = fault["time"][:16].replace("T", " ")
         style = "red" if fault["then"] == "failed" else "yellow"
         console.print(f"{time} {where} {fault['then']}: {fault['reason']}", style=style, markup=False)
@@ -81,12 +95,14 @@ def show_best(study: Study, console: Console) -> None:
     tests = seen_test_scores(study)
     console.print(f"\n[bold]{escape(title(study))}[/]")
     console.print(_ranking(study, order, tests))
+    for drop in (each.drop for each in order if each.drop):
+        console.print(f" trial {drop.trial} {drop.reason()}", markup=False, soft_wrap=True)
     console.print(_classes(order, tests))
-    values = study.trials[order[0].trial].params
-    console.print(f"winner: trial {order[0].trial}   {compact(values)}", markup=False)
+    console.print(f"winner: trial {order[0].trial}   {compact(study.params_of(order[0].trial))}", markup=False)
+    _show_answer(study, console)
     best, data = study.folder / "best.yaml", os.path.relpath(study.data.path)
     seeds = ",".join(str(s) for s in study.plan.confirm.seeds)
-    console.print(f"\nwritten: {best}\nnext:", highlight=False)
+    console.print(f"\nwritten: {best}, {study.folder / 'report.html'}\nnext:", highlight=False)
     for line in (
         f"lfvd train {best} --data {data} --seeds {seeds} --out runs/{study.name}",
         f"lfvd evaluate runs/{study.name} --data {data} --split test",
@@ -94,9 +110,23 @@ def show_best(study: Study, console: Console) -> None:
         console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
 
 
+def _show_answer(study: Study, console: Console) -> None:
+    """The statement, the noise floor, and the warnings."""
+    answer = answer_of(study)
+    said = statement_of(study, answer)
+    console.print()
+    for sentence in said.sentences:
+        console.print(sentence, style="bold", markup=False, soft_wrap=True)
+    if answer.noise:
+        console.print(f"noise: {noise_sentence(answer.noise)}", markup=False, soft_wrap=True)
+    for warning in said.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
 def _ranking(study: Study, order: Sequence[Confirmed], tests: Mapping[int, list[dict[str, float]]]) -> Table:
     seeds = len(study.plan.confirm.seeds)
     caption = f"mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}, percent; ranked by validation alone"
+    caption += "; of fewer, dim, where it was dropped" * any(len(each.seeds) < seeds for each in order)
     table = Table(
         box=box.SIMPLE_HEAD, title="finalists", title_justify="left", caption=caption, caption_justify="left", padding=0
     )
@@ -107,7 +137,7 @@ def _ranking(study: Study, order: Sequence[Confirmed], tests: Mapping[int, list[
         name = f"{each.trial}" + (" baseline" if each.trial == BASELINE else "") + (" ←" if place == 0 else "")
         cells = [f"{100 * search:.2f}", *(spread(each.mean[k], each.std[k]) for k in ("val/wf1", "val/acc"))]
         cells += _test_cells(tests.get(each.trial), ("test/wf1", "test/acc"))
-        table.add_row(name, *cells, style="bold" if place == 0 else None)
+        table.add_row(name, *cells, style="bold" if place == 0 else "dim" if each.drop else None)
     return table
 
 

@@ -136,7 +136,7 @@ class _Sender:
 
     def update(self, *, live: bool) -> None:
         """Send what is missing."""
-        if not self.study.trials:
+        if self.study.began is None:
             return
         if self.experiment is None:
             self.experiment = self._experiment()
@@ -157,8 +157,8 @@ class _Sender:
 
     def _experiment(self) -> str:
         """The study's experiment; a name that another study took before, or that was deleted, gets the start's time."""
-        local = self.study.trials[0].datetime_start
-        assert local is not None, "a trial that is no longer waiting has begun"
+        local = self.study.began
+        assert local is not None, "asked of a study that has begun"
         began = local.astimezone(UTC)
         mark = began.isoformat()
         for name in (self.study.name, f"{self.study.name} ({began:%Y-%m-%d %H:%M:%S} UTC)"):
@@ -216,8 +216,7 @@ class _Sender:
         tags = [RunTag(k, v) for k, v in run.tags.items() if data.tags.get(k) != v]
         self.client.log_batch(run_id, metrics, params, tags, synchronous=True)  # sends nothing where all are empty
         epochs = self._send_epochs(run, held)
-        if run.tags.get("winner") == "true":
-            self._send_files(run_id)
+        self._send_files(run_id, run.files)
         renamed, moved = held.info.run_name != run.name, held.info.status != run.status
         if moved and run.status in _ENDED:
             self.client.set_terminated(run_id, run.status, held.info.start_time + int(1000 * run.seconds))
@@ -247,9 +246,8 @@ class _Sender:
             self.epoch[run.key] = run.epochs[-1]["epoch"]
         return bool(batches[-1])
 
-    def _send_files(self, run_id: str) -> None:
-        """best.yaml, the report and the figures, again where they changed."""
-        names = ("best.yaml", "report.html", "*.png")
+    def _send_files(self, run_id: str, names: tuple[str, ...]) -> None:
+        """Files of the study's folder, again where they changed."""
         for path in sorted(path for name in names for path in self.study.folder.glob(name)):
             changed = path.stat().st_mtime_ns
             if self.files.get(path) != changed:

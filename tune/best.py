@@ -1,0 +1,136 @@
+"""The end of a study: test is opened once for winner and baseline, and the winner becomes best.yaml.
+
+Each look at the test split is entered in the study's ledger, test_looks.jsonl. What the two configs predict is kept
+(tune.predictions), so that the report needs neither data nor another look.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from lfvd.corpus import Corpus
+from lfvd.model import build_model
+from lfvd.plots import confusion
+from lfvd.runinfo import pick_device, run_info
+from lfvd.trainer import Evaluation, evaluate
+from tune.answer import answer_of
+from tune.confirm import Confirmed, mean_std, ranking
+from tune.journal import BASELINE, Study
+from tune.predictions import Predictions
+from tune.statement import statement_of
+
+Scores = list[dict[str, float]]
+"""`test/…` metrics in 0..1 in the order of the plan's seeds."""
+
+
+def open_test(study: Study, corpus: Corpus, numbers: list[int]) -> dict[int, Scores]:
+    """Scores of trials on test; each is looked at once and then read from the ledger.
+
+    corpus: the whole one, with its test split.
+    """
+    if missing := [n for n in numbers if n not in seen_test_scores(study)]:
+        # Their predictions first: a file that the ledger does not name has been seen by nobody.
+        scores = {n: [_named("test", e.scores()) for e in _predict(study, corpus, n, "test")] for n in missing}
+        look = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "host": socket.gethostname(),
+            "user": os.environ.get("USER", f"uid {os.getuid()}"),
+            "command": run_info("cpu")["command"],
+            "data": corpus.fingerprint,
+            "trials": missing,
+            "seeds": list(study.plan.confirm.seeds),
+        }
+        study.append_look({**look, "scores": scores})
+    seen = seen_test_scores(study)
+    return {n: seen[n] for n in numbers}
+
+
+def seen_test_scores(study: Study) -> dict[int, Scores]:
+    """The ledger's scores of each trial."""
+    seeds = list(study.plan.confirm.seeds)
+    return {int(n): rows for look in study.looks() if look["seeds"] == seeds for n, rows in look["scores"].items()}
+
+
+def _named(split: str, scores: dict[str, float]) -> dict[str, float]:
+    return {f"{split}/{k}": v for k, v in scores.items()}
+
+
+def _predict(study: Study, corpus: Corpus, trial: int, split: str) -> list[Evaluation]:
+    """What a confirmed config's seeds say of a split, also kept in the study's folder."""
+    seeds, config = study.plan.confirm.seeds, study.config_of(trial)
+    device = pick_device(config.run.device)
+    found = []
+    for seed in seeds:
+        model = build_model(config, corpus.widths(config.data.modalities), len(corpus.info.classes)).to(device)
+        model.load_state_dict(load_file(study.weights(trial, seed)))
+        found.append(evaluate(model, corpus, split, device=device))
+    kept = Predictions.of(corpus, found, seeds, model.modalities)
+    study.patiently(lambda: kept.save(study.predictions(trial, split)))
+    return found
+
+
+def write_best(study: Study, corpus: Corpus) -> Path:
+    """The winner as `best.yaml`: the Config that `lfvd train` reads, with `provenance:`. Opens test where there is one."""
+    order = ranking(study)
+    shown = [order[0].trial, *(c.trial for c in order[1:] if c.trial == BASELINE)]
+    for number in shown:
+        _predict(study, corpus, number, "valid")
+    tests = open_test(study, corpus, shown) if len(corpus.indices("test")) else {}
+    _draw_confusion(study)
+    path = study.folder / "best.yaml"
+    study.config_of(order[0].trial).to_yaml(path, _provenance(study, tests))
+    return path
+
+
+def _provenance(study: Study, tests: dict[int, Scores]) -> dict[str, Any]:
+    answer = answer_of(study)
+    winner, said = answer.order[0], statement_of(study, answer)
+    baseline = next((c for c in answer.order if c.trial == BASELINE), None)
+    return {
+        "study": study.name,
+        "trial": winner.trial,
+        "values": study.params_of(winner.trial),
+        "statement": list(said.sentences),
+        "warnings": list(said.warnings),
+        "noise": answer.noise.summary() if answer.noise else None,
+        "search_score": answer.search_score and _percent(answer.search_score),
+        "seeds": list(winner.seeds),
+        "winner": _figures(winner, tests),
+        "baseline": _figures(baseline, tests) if baseline else None,
+        "data": {
+            "name": study.data.name,
+            "fingerprint": study.data.fingerprint,
+            "simulated": list(study.data.simulated),
+        },
+        "looks_at_test": len(study.looks()),
+        **run_info("cpu"),
+    }
+
+
+def _draw_confusion(study: Study) -> None:
+    """The winner's confusion matrix on validation, over all seeds."""
+    trial, seeds = ranking(study)[0].trial, study.plan.confirm.seeds
+    found = Predictions.load(study.predictions(trial, "valid"))
+    simulated = f"\nSIMULATED: {', '.join(study.data.simulated)}" if study.data.simulated else ""
+    title = f"{study.name}: trial {trial} on {study.data.name}, validation split, {len(seeds)} seeds{simulated}"
+    confusion(study.folder / "confusion_valid.png", found.confusion(), classes=list(found.classes), title=title)
+
+
+def _figures(confirmed: Confirmed, tests: dict[int, Scores]) -> dict[str, Any]:
+    """Percent, mean and std over seeds, of validation and, where opened, test."""
+    mean, std = dict(confirmed.mean), dict(confirmed.std)
+    if confirmed.trial in tests:
+        test_mean, test_std = mean_std(tests[confirmed.trial])
+        mean, std = {**mean, **test_mean}, {**std, **test_std}
+    names = [k for k in mean if k.split("/")[1] in ("wf1", "acc", "f1")]
+    return {k: {"mean": _percent(mean[k]), "std": _percent(std[k])} for k in names}
+
+
+def _percent(value: float) -> float:
+    return round(100 * value, 2)

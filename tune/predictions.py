@@ -1,0 +1,78 @@
+"""What a confirmed config predicts for a split, seed by seed, kept in the study's folder: its figures need no data later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from lfvd.batch import UNLABELLED
+from lfvd.corpus import Corpus
+from lfvd.files import InputError, atomic_path
+from lfvd.metrics import confusion_matrix
+from lfvd.trainer import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Of one config for one split: S seeds, N utterances in corpus order, m modalities."""
+
+    seeds: np.ndarray  # [S]
+    classes: np.ndarray  # [c] names
+    modalities: np.ndarray  # [m] of l, a, v
+    length_bins: np.ndarray  # upper ends of the paper's bins
+    label: np.ndarray  # [N] -1 unlabelled
+    dialogue: np.ndarray  # [N] index of the utterance's dialogue in the corpus
+    length: np.ndarray  # [N] utterances of that dialogue
+    prediction: np.ndarray  # [S, N]
+    weight: np.ndarray  # [S, N, m] fusion weights
+
+    @classmethod
+    def of(
+        cls, corpus: Corpus, found: Sequence[Evaluation], seeds: Sequence[int], modalities: Sequence[str]
+    ) -> Predictions:
+        """Gather the evaluations of a config's seeds on one split of a corpus."""
+        first = found[0]
+        return cls(
+            seeds=np.array(seeds),
+            classes=np.array(first.classes),
+            modalities=np.array(modalities),
+            length_bins=np.array(first.length_bins, int),
+            label=first.label,
+            dialogue=np.searchsorted(corpus.offset, first.row, side="right") - 1,
+            length=first.length,
+            prediction=np.stack([each.prediction for each in found]).astype(np.int16),
+            weight=np.stack([each.weight for each in found]).astype(np.float32),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write atomically."""
+        path.parent.mkdir(exist_ok=True)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **vars(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Read what `save` wrote. Raises InputError for a file that is not whole."""
+        try:
+            with path.open("rb") as opened, np.load(opened) as file:
+                return cls(**{field.name: file[field.name] for field in fields(cls)})
+        except Exception as error:  # numpy raises a different kind for each way a file can be broken
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{path}: holds no readable predictions ({reason}): delete it and its study's best.yaml, then "
+                "run `lfvd-tune confirm` again"
+            ) from None
+
+    @property
+    def known(self) -> np.ndarray:
+        """Whether an utterance is labelled [N]."""
+        return np.asarray(self.label != UNLABELLED)
+
+    def confusion(self) -> np.ndarray:
+        """Counts of (true, predicted) over all seeds [c, c]."""
+        known, classes = self.known, len(self.classes)
+        label = np.tile(self.label[known], len(self.seeds))
+        return confusion_matrix(label, self.prediction[:, known].ravel(), classes)

@@ -1,0 +1,197 @@
+"""What a study found, in words: the statement that a reader who hates statistics understands, and what to be wary of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from scipy import stats
+
+from lfvd.config import PRESETS, config_specs
+from tune.answer import ALPHA, Answer, Noise
+from tune.journal import BASELINE, Study
+from tune.search import AUDITED, ranked
+from tune.space import Parameter, SearchPlan
+from tune.statistics import Difference, Resampled
+
+EDGE = 0.05
+"""Part of a range, at either side, that counts as its edge."""
+
+FEWEST_ENDED = 5
+"""Trials run to the end by which rungs can be judged."""
+
+FAINT = 0.5
+"""Rank correlation below which a rung hardly foretells the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """What to say of a study."""
+
+    sentences: tuple[str, ...]
+    """The answer: on validation, then on test where that is open."""
+    warnings: tuple[str, ...]
+    """What to know before trusting it, the gravest first."""
+
+
+def statement_of(study: Study, answer: Answer) -> Statement:
+    """Say what was found."""
+    return Statement(sentences=tuple(_sentences(study, answer)), warnings=tuple(_warnings(study, answer)))
+
+
+def points(share: float) -> str:
+    """`1.30`: percent points of a share."""
+    return f"{100 * share:.2f}"
+
+
+def noise_sentence(noise: Noise) -> str:
+    """`seeds alone spread W-F1 by 0.55 points (baseline, 5 seeds); …`."""
+    said = (
+        f"seeds alone spread W-F1 by {points(noise.deviation)} points (standard deviation of the baseline over "
+        f"{noise.seeds} seeds); {noise.seeds} seeds show differences from about {points(noise.smallest)} points on"
+    )
+    if noise.gap is None:
+        return said
+    needed = f"{noise.needed} seeds" if noise.needed else "over 1,000 seeds"
+    return f"{said}; the gap of {points(noise.gap)} points at hand needs {needed}"
+
+
+def baseline_words(plan: SearchPlan) -> str:
+    """What the baseline is: `the paper's settings`, as far as the plan leaves them alone."""
+    if not (PRESETS / f"{plan.base}.yaml").is_file():
+        return f"the base config ({plan.base})"
+    return "the paper's settings" + (" (with this plan's `set`)" if plan.set else "")
+
+
+def _sentences(study: Study, answer: Answer) -> Iterator[str]:
+    """The statement: validation first, then test where it is open."""
+    other = baseline_words(study.plan)
+    if not answer.order:
+        yield "There is no winner yet: the confirmation is not finished."
+    elif answer.order[0].trial == BASELINE:
+        yield f"The search found nothing better than {other}: the baseline itself came out first."
+    elif answer.validation is None:
+        yield f"Whether the tuned config beats {other} cannot be said: that takes the baseline, and two seeds or more."
+    else:
+        yield _validation(answer.validation, other, len(answer.order) - 1)
+    if answer.test is not None:
+        yield _on_test(answer.test, other)
+
+
+def _validation(found: Difference, other: str, among: int) -> str:
+    chosen = f", allowing for the choice among {among} finalists" if among > 1 else ""
+    how = f"({found.n} seeds, {p_value(found.p)}{chosen})"
+    by = f"{points(abs(found.mean))} ± {points(found.high - found.mean)} W-F1 points on validation {how}"
+    if found.p >= ALPHA:
+        return f"No difference could be shown between the tuned config and {other}: it is {_side(found.mean)} by {by}."
+    return f"The tuned config {'beats' if found.mean > 0 else 'is worse than'} {other} by {by}."
+
+
+def _on_test(found: Resampled, other: str) -> str:
+    verdict = "no difference to {} could be shown" if found.p >= ALPHA else "that is a difference to {}"
+    return (
+        f"On test the tuned config is {_side(found.mean)} by {points(abs(found.mean))} points (95 % interval "
+        f"{points(found.low)} to {points(found.high)} over resampled dialogues, {p_value(found.p)}): "
+        f"{verdict.format(other)}."
+    )
+
+
+def _side(difference: float) -> str:
+    return "ahead" if difference >= 0 else "behind"
+
+
+def p_value(p: float) -> str:
+    """`p = 0.02`, `p = 0.004`, `p below 0.001`."""
+    return "p below 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0095 else f"p = {p:.2f}"
+
+
+def _warnings(study: Study, answer: Answer) -> Iterator[str]:
+    """What a reader should know before trusting the answer, the gravest first."""
+    if len(study.looks()) > 1:
+        yield (
+            f"the test split was looked at {len(study.looks())} times: its scores have begun to steer, and are no longer "
+            f"an independent check ({study.folder / 'test_looks.jsonl'} has who, when and what)"
+        )
+    yield from _rungs(study, answer)
+    yield from _curse(study, answer)
+    if answer.tied:
+        names = ", ".join(f"trial {n}" for n in answer.tied)
+        yield (
+            f"{names} cannot be told apart from the winner by the seeds that they ran (5 % level): any of them may be as "
+            "good; a plan with `confirm.race: false`, or with more seeds, would tell more"
+        )
+    if answer.order and answer.order[0].trial != BASELINE:
+        values = study.params_of(answer.order[0].trial)
+        for key, parameter in study.plan.space.items():
+            yield from _edge(parameter, values[key])
+    if lucky := [f"`{each.key}`" for each in answer.importance if not each.shown]:
+        yield (
+            f"the importance of {', '.join(lucky)} is within what chance alone would show in {len(study.trials)} trials: "
+            "nothing can be said about their values"
+        )
+
+
+def _curse(study: Study, answer: Answer) -> Iterator[str]:
+    """The winner's curse: the luckiest seed of many trials."""
+    if answer.search_score is None:
+        return
+    winner = answer.order[0]
+    # A fresh run has another seed: what seeds do to all configs alike counts too.
+    degrees = sum(len(c.seeds) - 1 for c in answer.order)
+    squares = sum((len(c.seeds) - 1) * c.std["val/wf1"] ** 2 for c in answer.order)
+    deviation = math.sqrt(squares / max(1, degrees))
+    above = answer.search_score - winner.wf1
+    if degrees and above > stats.t.isf(0.025, degrees) * deviation * math.sqrt(1 + 1 / len(winner.seeds)):
+        yield (
+            f"the winner's search score {points(answer.search_score)} is {points(above)} points above its confirmed mean "
+            f"{points(winner.wf1)}: the luck of the best of {len(ranked(study))} trials; quote the confirmed mean"
+        )
+
+
+def _edge(parameter: Parameter, value: Any) -> Iterator[str]:
+    """A value at an end of its range, where the range could go on."""
+    if parameter.choices or parameter.low == parameter.high:
+        return
+    scale = math.log if parameter.log else float
+    low, high, at = (scale(x) for x in (parameter.low, parameter.high, value))
+    place = (at - low) / (high - low)
+    if EDGE < place < 1 - EDGE:
+        return
+    side, half = ("upper", (high - low) / 2) if place > 0.5 else ("lower", (low - high) / 2)
+    end = parameter.high if side == "upper" else parameter.low
+    reach = (math.exp if parameter.log else float)((high if side == "upper" else low) + half)
+    rule = config_specs()[parameter.key].range
+    reach = float(f"{min(max(reach, rule.low), rule.high):.2g}") if rule else float(f"{reach:.2g}")
+    reach = round(reach) if parameter.whole else reach
+    if reach == end:
+        return
+    low_high = (parameter.low, reach) if side == "upper" else (reach, parameter.high)
+    yield (
+        f"the winner's `{parameter.key}` {value:.3g} lies at the {side} edge of its range: search again with "
+        f"{{low: {low_high[0]:g}, high: {low_high[1]:g}}}"
+    )
+
+
+def _rungs(study: Study, answer: Answer) -> Iterator[str]:
+    """Rungs that stop good configs, by those that were run on all the same."""
+    audit, remedy = answer.audit, "raise `scheduler.grace_epochs`"
+    if audit is None:
+        return
+    winner = answer.order[0].trial if answer.order else None
+    if winner in audit.audited:
+        yield (
+            f"the winner, trial {winner}, would have been lost at a rung ({study.trials[winner].user_attrs[AUDITED]}): it was "
+            f"run on only as an audit; {remedy}"
+        )
+    if others := [f"trial {n}" for n in audit.overtook if n != winner]:
+        yield (
+            f"{', '.join(others)}, stopped at a rung and run on as an audit, ended above the median of those let through: "
+            f"good configs are stopped too early; {remedy}"
+        )
+    if audit.trials >= FEWEST_ENDED and audit.correlation < FAINT:
+        yield (
+            f"the order at the first rung (epoch {audit.rung}) hardly foretells the order at the end: rank correlation "
+            f"{audit.correlation:.2f} over the {audit.trials} trials that ran to their end; {remedy}"
+        )
