@@ -4,11 +4,14 @@ lfvd-tune doctor search_spaces/demo.yaml --data data/demo.safetensors       (wha
 lfvd-tune search search_spaces/demo.yaml --data data/demo.safetensors --name demo       (minutes on a laptop)
 lfvd-tune status demo
 lfvd-tune best demo
+lfvd-tune report demo           (all of it with figures, in one file: results/demo/report.html)
+lfvd-tune compare demo other
 lfvd-tune stop demo             (from another shell: winds down like Ctrl-C)
 lfvd-tune resume demo           (goes on, whatever ended it; --trials N extends)
 lfvd-tune prune demo 7          (ends trial 7 by hand)
 lfvd-tune confirm demo          (only what is missing of the confirmation)
 lfvd-tune sync demo             (what MLflow missed)
+lfvd-tune reproduce results/demo/best.yaml --data data/demo.safetensors --name paper --tables 4,6     (the paper's rows)
 
 Exit codes: 0 done, 1 nothing usable, 2 usage, 130 interrupted.
 """
@@ -17,9 +20,10 @@ Exit codes: 0 done, 1 nothing usable, 2 usage, 130 interrupted.
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -113,8 +117,16 @@ def resume(
     verbose: VerboseOption = False,
 ) -> None:
     """Go on with a study, whatever ended it; more trials or another budget extend it."""
-    folder, plan, corpus = _begun(results, name, data)
-    sitting = _Sitting(folder, address, storage, tracking_uri, verbose)
+    from tune.grid import asked_grid, is_grid
+
+    sitting = _Sitting(_folder(results, name), address, storage, tracking_uri, verbose)
+    if is_grid(sitting.folder):
+        if (trials, wall, gpu_hours) != (None, None, None):
+            raise InputError(f"{sitting.folder}: holds rows of tables, which have no --trials, --wall or --gpu-hours")
+        grid, source = asked_grid(sitting.folder)
+        sitting.reproduce(grid, grid.source["parts"], data or Path(source.path))
+        return
+    _, plan, corpus = _begun(results, name, data)
     sitting.run(plan.extended(trials=trials, wall=wall, gpu_hours=gpu_hours), corpus, search=True)
 
 
@@ -134,13 +146,40 @@ def confirm(
 
 
 @app.command()
+def reproduce(
+    base: Annotated[
+        str,
+        typer.Argument(metavar="PLAN_OR_BEST", help="A Config such as best.yaml, a preset, or a plan, for its base."),
+    ],
+    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Corpus made by `lfvd import` or `simulate`.")],
+    name: Annotated[str, typer.Option("--name", help="The study's name.")],
+    tables: Annotated[str, typer.Option("--tables", metavar="NUMBERS", help="Tables of the paper.")] = "2,3,4,5,6",
+    figures: Annotated[str, typer.Option("--figures", metavar="NUMBERS", help="Figures of the paper.")] = "2,3,4",
+    results: ResultsOption = RESULTS,
+    address: AddressOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train the rows of the paper's tables over seeds, and write them beside the published ones.
+
+    Goes on where an interrupted one of that name ended; more tables under the same name add only the rows that are missing.
+    """
+    from tune.experiments import parts_of
+    from tune.grid import read_base
+
+    sitting = _Sitting(_folder(results, name), address, storage, tracking_uri, verbose)
+    sitting.reproduce(read_base(base), parts_of(tables, figures), data)
+
+
+@app.command()
 def stop(name: NameArgument, results: ResultsOption = RESULTS) -> None:
     """Ask the driver at work to wind down, as Ctrl-C does, and wait until it has."""
     import time
 
     from tune import lock
 
-    folder = _open(results, name).folder
+    folder = _open_any(results, name).folder
     if (working := lock.at_work(folder)) is None:
         print(f"lfvd-tune: {folder}: no driver is at work on this study", file=sys.stderr)
         raise typer.Exit(1)
@@ -186,9 +225,41 @@ def best(name: NameArgument, results: ResultsOption = RESULTS) -> None:
 
 
 @app.command()
+def report(name: NameArgument, results: ResultsOption = RESULTS) -> None:
+    """Write DIR/NAME/report.html: how good the winner is, how sure that is, and what the search was worth."""
+    study = _open(results, name)
+    from tune.report import write_report
+
+    print(write_report(study))
+
+
+@app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Two studies or more.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: DIR/compare-A-B.html.")] = None,
+    results: ResultsOption = RESULTS,
+) -> None:
+    """Write a page with several studies side by side: what they confirmed, what they took, where they differ."""
+    studies = [_open(results, name) for name in names]
+    from tune.compare import warnings_of, write_comparison
+
+    path = write_comparison(studies, out or results / f"compare-{'-'.join(names)}.html")
+    for warning in warnings_of(studies):
+        print(f"warning: {warning}", file=sys.stderr)
+    print(path)
+
+
+@app.command()
 def status(name: NameArgument, results: ResultsOption = RESULTS) -> None:
     """Show trials by state, the best ones, failures, and how far the confirmation is."""
-    study = _open(results, name)
+    study = _open_any(results, name)
+    from tune.grid import Grid
+
+    if isinstance(study, Grid):
+        from tune.reproduce import show_progress
+
+        show_progress(study, _console())
+        return
     from tune.screen import show_status
 
     show_status(study, _console())
@@ -197,7 +268,7 @@ def status(name: NameArgument, results: ResultsOption = RESULTS) -> None:
 @app.command()
 def sync(name: NameArgument, results: ResultsOption = RESULTS, tracking_uri: TrackingOption = None) -> None:
     """Send to MLflow what it missed."""
-    study = _open(results, name)
+    study = _open_any(results, name)
     from tune import tracking
 
     tracking.sync(study, tracking_uri or tracking.default_uri(results))
@@ -284,6 +355,14 @@ def _open(results: Path, name: str) -> Study:
     return Study.open(_folder(results, name))
 
 
+def _open_any(results: Path, name: str) -> Study:
+    """A search, or rows of tables."""
+    from tune.grid import Grid, is_grid
+
+    folder = _folder(results, name)
+    return Grid.open(folder) if is_grid(folder) else _open(results, name)
+
+
 @dataclass(frozen=True)
 class _Sitting:
     """One sitting at a study, and with what."""
@@ -296,37 +375,63 @@ class _Sitting:
 
     def run(self, plan: SearchPlan, data: Path, *, search: bool) -> None:
         """Exits 1 where nothing usable came out, 130 where it was interrupted."""
-        from tune import driver, tracking
+        from tune import driver
         from tune.screen import show_best
 
-        console = _console()
-        uri = self.tracking_uri or tracking.default_uri(self.folder.parent)
-        corpus = driver.open_corpus(data, plan)
+        corpus, console = driver.open_corpus(data, plan), _console()
         with driver.holding(self.folder, console):
             study = driver.start_study(self.folder, plan, corpus, data, self.storage)
-            try:
-                whole = driver.sit(
-                    study, corpus, console, search=search, address=self.address, tracking_uri=uri, verbose=self.verbose
-                )
-            except driver.NothingUsable as error:
-                print(f"lfvd-tune: {error}", file=sys.stderr)
-                raise typer.Exit(1) from None
-            except KeyboardInterrupt:
-                whole = False
-        if not whole:
-            console.print(
-                f"interrupted; to go on:\n  {self._resume(search)}", soft_wrap=True, highlight=False, markup=False
-            )
-            raise typer.Exit(130)
+            sit = functools.partial(driver.sit, study, corpus, console, search=search)
+            self._finish(sit, console, "resume" if search else "confirm")
         show_best(study, console)
-        console.print(f"MLflow: mlflow ui --backend-store-uri {uri}", soft_wrap=True, highlight=False, markup=False)
+        self._name_mlflow(console)
 
-    def _resume(self, search: bool) -> str:
+    def reproduce(self, plan: SearchPlan, parts: Sequence[str], data: Path) -> None:
+        """Rows of the paper's tables; exits as `run` does."""
+        from lfvd.corpus import Corpus
+        from tune import driver
+        from tune import reproduce as rows
+        from tune.grid import start_grid
+
+        corpus, console = Corpus.load(data), _console()
+        with driver.holding(self.folder, console):
+            grid = start_grid(self.folder, plan, parts, corpus=corpus, data=data, checkpoints=self.storage)
+            self._finish(functools.partial(rows.sit, grid, corpus, console), console, "resume")
+        rows.show(grid, console)
+        self._name_mlflow(console)
+
+    @property
+    def _uri(self) -> str:
+        from tune import tracking
+
+        return self.tracking_uri or tracking.default_uri(self.folder.parent)
+
+    def _finish(self, sit: Callable[..., bool], console: Console, verb: str) -> None:
+        """Sit; exit where that did not come to its end."""
+        from tune import driver
+
+        try:
+            whole = sit(address=self.address, tracking_uri=self._uri, verbose=self.verbose)
+        except driver.NothingUsable as error:
+            print(f"lfvd-tune: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            whole = False
+        if not whole:
+            again = self._again(verb)
+            console.print(f"interrupted; to go on:\n  {again}", soft_wrap=True, highlight=False, markup=False)
+            raise typer.Exit(130)
+
+    def _name_mlflow(self, console: Console) -> None:
+        said = f"MLflow: mlflow ui --backend-store-uri {self._uri}"
+        console.print(said, soft_wrap=True, highlight=False, markup=False)
+
+    def _again(self, verb: str) -> str:
         """The command that goes on; the study knows its storage itself."""
         results = None if self.folder.parent == RESULTS else str(self.folder.parent)
         options = {"--results": results, "--address": self.address, "--tracking-uri": self.tracking_uri}
         given = [word for option, value in options.items() if value is not None for word in (option, value)]
-        return shlex.join(["lfvd-tune", "resume" if search else "confirm", self.folder.name, *given])
+        return shlex.join(["lfvd-tune", verb, self.folder.name, *given])
 
 
 def _console() -> Console:
