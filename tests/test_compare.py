@@ -17,8 +17,8 @@ from tune.cli import main
 from tune.compare import comparison_of, warnings_of, write_comparison
 from tune.confirm import ranking
 from tune.journal import Study, StudyError
-from tune.material import Material, gather
-from tune.page import render
+from tune.pages.material import Material, gather
+from tune.pages.page import render
 
 WIDER = {
     "sampler": {"kind": "random", "seed": 3},

@@ -51,6 +51,21 @@ def test_no_cycle():
     list(TopologicalSorter(graph()).static_order())
 
 
+def test_no_cycle_in_tune():
+    """Module by module; imports inside functions and for type checkers count too."""
+    folder = ROOT.parent / "tune"
+    files = {
+        ".".join(f.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): f
+        for f in folder.rglob("*.py")
+    }
+    edges = {
+        name: {part for named in imports(file) for part in (named, named.rpartition(".")[0]) if part in files} - {name}
+        for name, file in files.items()
+    }
+    packages = {name.rpartition(".")[0] for name in files}  # a package's own file imports nothing
+    list(TopologicalSorter({name: used - packages for name, used in edges.items()}).static_order())
+
+
 def test_direction():
     layer = {name: i for i, names in enumerate(LAYERS) for name in names}
     edges = {k: v for k, v in graph().items() if k not in ("__init__", "__main__", "presets")}

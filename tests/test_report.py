@@ -15,9 +15,9 @@ from tune.answer import answer_of
 from tune.confirm import ranking
 from tune.experiments import published
 from tune.journal import Study
-from tune.material import gather
-from tune.outcome import spread
-from tune.page import Chart, Page, render
+from tune.pages.material import gather
+from tune.pages.outcome import spread
+from tune.pages.page import Chart, Page, render
 from tune.report import report_of, write_report
 from tune.statement import statement_of
 from tune.statistics import mean_interval

@@ -117,7 +117,7 @@ def resume(
     verbose: VerboseOption = False,
 ) -> None:
     """Go on with a study, whatever ended it; more trials or another budget extend it."""
-    from tune.grid import asked_grid, is_grid
+    from tune.paper.grid import asked_grid, is_grid
 
     sitting = _Sitting(_folder(results, name), address, storage, tracking_uri, verbose)
     if is_grid(sitting.folder):
@@ -166,7 +166,7 @@ def reproduce(
     Goes on where an interrupted one of that name ended; more tables under the same name add only the rows that are missing.
     """
     from tune.experiments import parts_of
-    from tune.grid import read_base
+    from tune.paper.grid import read_base
 
     sitting = _Sitting(_folder(results, name), address, storage, tracking_uri, verbose)
     sitting.reproduce(read_base(base), parts_of(tables, figures), data)
@@ -253,7 +253,7 @@ def compare(
 def status(name: NameArgument, results: ResultsOption = RESULTS) -> None:
     """Show trials by state, the best ones, failures, and how far the confirmation is."""
     study = _open_any(results, name)
-    from tune.grid import Grid
+    from tune.paper.grid import Grid
 
     if isinstance(study, Grid):
         from tune.reproduce import show_progress
@@ -357,7 +357,7 @@ def _open(results: Path, name: str) -> Study:
 
 def _open_any(results: Path, name: str) -> Study:
     """A search, or rows of tables."""
-    from tune.grid import Grid, is_grid
+    from tune.paper.grid import Grid, is_grid
 
     folder = _folder(results, name)
     return Grid.open(folder) if is_grid(folder) else _open(results, name)
@@ -391,7 +391,7 @@ class _Sitting:
         from lfvd.corpus import Corpus
         from tune import driver
         from tune import reproduce as rows
-        from tune.grid import start_grid
+        from tune.paper.grid import start_grid
 
         corpus, console = Corpus.load(data), _console()
         with driver.holding(self.folder, console):

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tune import figures, outcome
 from tune.answer import ALPHA
-from tune.hours import amount
 from tune.journal import BASELINE, Study, StudyError
-from tune.material import Material, gather
-from tune.page import Chart, Group, Note, Page, Part, Row, Section, Table, write_page
+from tune.pages import figures, outcome
+from tune.pages.hours import amount
+from tune.pages.material import Material, gather
+from tune.pages.page import Chart, Group, Note, Page, Part, Row, Section, Table, write_page
+from tune.pages.searched import range_of, value_of
 from tune.report import notices
 from tune.search import ranked
-from tune.searched import range_of, value_of
 from tune.statement import p_value, points
 from tune.statistics import paired
 

@@ -290,7 +290,7 @@ def asked(folder: Path, read: Callable[..., SearchPlan] | None = None) -> tuple[
 
 
 def holds_rows(frozen: Mapping[str, Any]) -> bool:
-    """Whether the content of a plan.yaml is of rows of tables (tune.grid), not of a search."""
+    """Whether the content of a plan.yaml is of rows of tables (tune.paper.grid), not of a search."""
     plan = frozen.get("plan")
     return isinstance(plan, Mapping) and "rows" in plan
 

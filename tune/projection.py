@@ -1,7 +1,7 @@
 """What MLflow shall hold of a study: its runs, derived from the journal; nothing here knows MLflow's API.
 
 One run for each trial (`trial 7`); for each finalist one with the averages over seeds (`finalist: trial 7`); below it one for
-each seed (`trial 7, seed 2`). For tables of the paper (tune.grid), `row: w/o CEAR` and `w/o CEAR, seed 2` likewise. `runs_of` gives
+each seed (`trial 7, seed 2`). For tables of the paper (tune.paper.grid), `row: w/o CEAR` and `w/o CEAR, seed 2` likewise. `runs_of` gives
 all; a `Projection` what may have changed since it was last asked.
 """
 

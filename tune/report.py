@@ -12,14 +12,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tune import chapters, searched
-from tune.chapters import SPLIT, paper_of
-from tune.figures import ending
-from tune.hours import amount
 from tune.journal import Study
-from tune.material import Material, gather
-from tune.outcome import name_of, spread
-from tune.page import Listing, Note, Page, Part, Row, Section, Table, write_page
+from tune.pages import chapters, searched
+from tune.pages.chapters import SPLIT, paper_of
+from tune.pages.figures import ending
+from tune.pages.hours import amount
+from tune.pages.material import Material, gather
+from tune.pages.outcome import name_of, spread
+from tune.pages.page import Listing, Note, Page, Part, Row, Section, Table, write_page
 
 KICKER = "Hyperparameter search of LFVD"
 
@@ -153,7 +153,7 @@ def _provenance(study: Study) -> Section:
         "data": study.data.name,
         "fingerprint of the data": study.data.fingerprint,
         "simulated": ", ".join(study.data.simulated) or "nothing",
-        "looks at the test split": "; ".join(looks) or "none: it is still sealed",
+        "looks at the test split": f"{len(looks)}: {'; '.join(looks)}" if looks else "none: it is still sealed",
         "commit": study.info.get("commit", "unknown"),
         "device": study.info.get("device", "unknown"),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown",

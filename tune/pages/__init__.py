@@ -1,1 +1,1 @@
-"""Template, style and script of the pages that `tune.page` writes."""
+"""Pages for people: parts, figures and chapters; page.html, page.css and page.js are what they are written into."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from tune import figures
-from tune.hours import amount
 from tune.importance import Importance
-from tune.material import Material
-from tune.page import Chart, Group, Note, Part, Row, Section, Table
+from tune.pages import figures
+from tune.pages.hours import amount
+from tune.pages.material import Material
+from tune.pages.page import Chart, Group, Note, Part, Row, Section, Table
 from tune.search import ranked
 from tune.space import Parameter
 from tune.statistics import expected_best

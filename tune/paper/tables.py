@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lfvd.files import atomic_path, write_text
 from tune.experiments import ONLY, REFERENCE, letters, title
-from tune.rows import SPLITS, UNDECIDED, Line, Outcomes
+from tune.paper.rows import SPLITS, UNDECIDED, Line, Outcomes
 
 DASH = "–"
 """What is not known, in Markdown; a CSV leaves it empty."""

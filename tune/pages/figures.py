@@ -1,7 +1,7 @@
 """Figures of a search: its history, learning curves, parameters, and what more trials would have brought.
 
 Scores are percent of W-F1 on validation. Colours are told apart by colour-blind eyes and stand on white and on black; fonts and
-backgrounds are the page's (tune.page). A function gives None where there is too little to draw.
+backgrounds are the page's (tune.pages.page). A function gives None where there is too little to draw.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from optuna.trial import FrozenTrial, TrialState
 from plotly.colors import sample_colorscale
 
 from lfvd.plots import COLOURS
-from tune.hours import Hours
 from tune.importance import Importance, whole
 from tune.journal import BASELINE, OBJECTIVE, Study
+from tune.pages.hours import Hours
 from tune.scheduler import Rungs
 from tune.search import AUDITED, BY_HAND, STOPPED, ranked
 from tune.space import Parameter

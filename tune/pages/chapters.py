@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lfvd.files import InputError
-from tune import outcome
 from tune.confirm import Confirmed
 from tune.experiments import dataset_of, published
 from tune.journal import BASELINE
-from tune.material import Material
-from tune.page import Chart, Group, Matrix, Note, Part, Row, Section, Table
+from tune.pages import outcome
+from tune.pages.material import Material
+from tune.pages.page import Chart, Group, Matrix, Note, Part, Row, Section, Table
 from tune.statement import noise_sentence
 
 SPLIT = {"valid": "validation", "test": "test"}

@@ -157,7 +157,7 @@ def write_page(path: Path, page: Page) -> Path:
 
 def render(page: Page) -> str:
     """The whole file."""
-    folder = Path(__file__).with_name("pages")
+    folder = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,

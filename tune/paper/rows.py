@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tune.best import Scores, seen_test_scores
 from tune.confirm import FAILED, mean_std
 from tune.experiments import REFERENCE, Row, dataset_of, published, title
-from tune.grid import Grid
+from tune.paper.grid import Grid
 from tune.statistics import Difference, paired
 
 LEVEL = 0.95

@@ -16,10 +16,10 @@ from lfvd.files import atomic_path
 from lfvd.metrics import wf1_by_length
 from lfvd.plots import COLOURS, confusion
 from tune.experiments import Row, letters, title
+from tune.paper.rows import SPLITS, Outcomes
+from tune.paper.tables import write_csv
 from tune.predictions import Predictions
-from tune.rows import SPLITS, Outcomes
 from tune.statistics import mean_interval
-from tune.tables import write_csv
 
 
 def draw_figures(outcomes: Outcomes) -> list[str]:

@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 from lfvd.config import MODALITY_NAMES
 from lfvd.metrics import wf1_by_length
 from tune.confirm import Confirmed
-from tune.figures import BLUE, GREEN, GREY, ORANGE, PINK, SCORE, SKY, base, best_of, plain
 from tune.journal import BASELINE, Study
+from tune.pages.figures import BLUE, GREEN, GREY, ORANGE, PINK, SCORE, SKY, base, best_of, plain
 from tune.predictions import Predictions
 from tune.statistics import mean_interval
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from tune.answer import Answer, answer_of
 from tune.best import seen_test_scores
 from tune.confirm import Confirmed
-from tune.hours import Hours, hours_of
 from tune.journal import BASELINE, Study
+from tune.pages.hours import Hours, hours_of
 from tune.predictions import Predictions
 from tune.statement import Statement, statement_of
 

@@ -1,0 +1,1 @@
+"""Grids of the paper's rows: as a study, their numbers, tables and figures."""
