@@ -20,7 +20,7 @@ from lfvd.files import read_yaml
 from tune.confirm import finalists, mean_std, race_of
 from tune.journal import BASELINE, Study
 from tune.sampler import training_seed
-from tune.search import FAILED, STOPPED
+from tune.search import AUDITED, FAILED, STOPPED
 
 LONGEST = 5000
 """Characters of a tag that MLflow keeps."""
@@ -107,7 +107,7 @@ class Projection:
     def _trial(self, trial: FrozenTrial, at_work: bool) -> Run:
         # A stopped trial did what it should: MLflow's KILLED has the red cross of FAILED.
         ended = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
-        reasons = {k: str(trial.user_attrs[k])[:LONGEST] for k in (STOPPED, FAILED) if k in trial.user_attrs}
+        reasons = {k: str(trial.user_attrs[k])[:LONGEST] for k in (STOPPED, FAILED, AUDITED) if k in trial.user_attrs}
         state = trial.state.name.lower() if trial.state in ended else _unfinished(at_work)[0]
         plan = self.study.plan
         seed = training_seed(plan.sampler, trial.number, taken=plan.confirm.seeds)
