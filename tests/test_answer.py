@@ -18,7 +18,7 @@ from tune.journal import Study
 from tune.predictions import Predictions
 from tune.scheduler import Rungs
 from tune.search import AUDITED
-from tune.statement import noise_sentence, p_value, statement_of
+from tune.statement import comparison, noise_sentence, p_value, statement_of
 
 COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 
@@ -95,6 +95,17 @@ def test_winner_against_baseline(make_study, others):
         "The tuned config beats the paper's settings (with this plan's `set`) by 1.30 ± "
         f"{100 * (interval.high - interval.low) / 2:.2f} W-F1 points on validation (5 seeds, {p_value(found.p)}{allowing}).",
     )
+
+
+def test_comparison(make_study):
+    """All of it in one line, for the report."""
+    lead = np.array([0.011, 0.015, 0.012, 0.016, 0.011])
+    found = answer_of(confirmed(make_study, LOW, LOW + lead)).validation
+    assert comparison(found, 1) == (
+        f"winner − baseline, seed by seed: 1.30 points, 95 % interval {100 * found.low:.2f} to {100 * found.high:.2f}, paired t "
+        "test p below 0.001, exact test by sign flips p = 0.06 (with 5 seeds it cannot go below 0.0625)"
+    )
+    assert comparison(found, 3).endswith("go below 0.188), all allowing for the choice among 3 finalists")
 
 
 def test_no_difference(make_study):

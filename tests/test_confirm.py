@@ -16,6 +16,7 @@ from conftest import PLAN, start_study
 from optuna.trial import TrialState
 from rich.console import Console
 from safetensors.torch import load_file
+from scipy import stats
 
 from lfvd.config import Config
 from lfvd.corpus import SPLITS, Corpus
@@ -407,6 +408,10 @@ def test_best_yaml_is_the_winner(whole):
         assert all(torch.equal(weights[k], v) for k, v in alone.state.items())
 
 
+def scores_of(study: Study, trial: int, key: str) -> list[float]:
+    return [r[key] for s in SEEDS for r in study.confirmed() if (r["trial"], r["seed"]) == (trial, s)]
+
+
 def test_provenance(whole):
     study, corpus = whole
     winner = ranking(study)[0]
@@ -417,6 +422,12 @@ def test_provenance(whole):
     assert found["seeds"] == list(SEEDS)
     assert found["data"] == {"name": "TINY", "fingerprint": corpus.fingerprint, "simulated": ["audio"]}
     assert found["looks_at_test"] == 1
+    lead = np.subtract(*(scores_of(study, n, "val/wf1") for n in (winner.trial, 0)))
+    against = found["against_baseline"]["validation"]
+    assert (against["mean"], against["exact_p"]) == (round(100 * lead.mean(), 2), 0.5), "two seeds, and all signs alike"
+    assert against["p"] == round(float(stats.ttest_1samp(lead, 0).pvalue), 5)
+    tests = [np.mean([row["test/wf1"] for row in study.looks()[0]["scores"][str(n)]]) for n in (winner.trial, 0)]
+    assert found["against_baseline"]["test"]["mean"] == round(100 * (tests[0] - tests[1]), 2)
     assert {"commit", "versions", "device", "command"} <= found.keys()
     assert found["versions"]["optuna"] != "not installed"
     [look] = study.looks()

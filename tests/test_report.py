@@ -156,7 +156,7 @@ def test_faults_and_provenance(whole):
     ]
     facts = {row[0]: row[1] for row in rows if len(row) == 2}
     assert facts["fingerprint of the data"] == "5e" * 32
-    assert facts["looks at the test split"] == "2026-11-20 08:30 by ada on node1"
+    assert facts["looks at the test split"] == "1: 2026-11-20 08:30 by ada on node1"
     assert facts["commit"] == "0123456789ab"
     said = read(whole).said
     assert "lfvd train" in said

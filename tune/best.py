@@ -24,6 +24,7 @@ from tune.confirm import Confirmed, mean_std, ranking
 from tune.journal import BASELINE, Study
 from tune.predictions import Predictions
 from tune.statement import statement_of
+from tune.statistics import Difference, Resampled
 
 Scores = list[dict[str, float]]
 """`test/…` metrics in 0..1 in the order of the plan's seeds."""
@@ -99,6 +100,7 @@ def _provenance(study: Study, tests: dict[int, Scores]) -> dict[str, Any]:
         "statement": list(said.sentences),
         "warnings": list(said.warnings),
         "noise": answer.noise.summary() if answer.noise else None,
+        "against_baseline": {"validation": _rounded(answer.validation), "test": _rounded(answer.test)},
         "search_score": answer.search_score and _percent(answer.search_score),
         "seeds": list(winner.seeds),
         "winner": _figures(winner, tests),
@@ -111,6 +113,15 @@ def _provenance(study: Study, tests: dict[int, Scores]) -> dict[str, Any]:
         "looks_at_test": len(study.looks()),
         **run_info("cpu"),
     }
+
+
+def _rounded(found: Difference | Resampled | None) -> dict[str, float] | None:
+    """Percent points and p values; None where nothing was compared."""
+    if found is None:
+        return None
+    ends = {name: _percent(getattr(found, name)) for name in ("mean", "low", "high")}
+    exact = {"exact_p": round(found.exact, 5)} if isinstance(found, Difference) else {}
+    return {**ends, "p": round(found.p, 5), **exact}
 
 
 def _draw_confusion(study: Study) -> None:

@@ -13,7 +13,7 @@ from tune.journal import BASELINE
 from tune.pages import outcome
 from tune.pages.material import Material
 from tune.pages.page import Chart, Group, Matrix, Note, Part, Row, Section, Table
-from tune.statement import noise_sentence
+from tune.statement import comparison, noise_sentence
 
 SPLIT = {"valid": "validation", "test": "test"}
 
@@ -103,6 +103,9 @@ def finalists(material: Material) -> Section:
         for each in order
         if each.drop and each.trial != BASELINE
     ]
+    if found := material.answer.validation:
+        text = comparison(found, len(order) - 1)
+        parts.append(Note(text=f"{text[0].upper()}{text[1:]}."))
     if material.answer.noise:
         parts.append(Note(text=f"How much is luck: {noise_sentence(material.answer.noise)}."))
     return Section(key="finalists", title="Finalists, seed by seed", how=how, parts=parts)
