@@ -68,6 +68,14 @@ def see(page: Path, *, size: tuple[int, int] = (1280, 900), dark: bool = False, 
     return Seen(done.stdout, done.stderr)
 
 
+def ink(picture: Path) -> float:
+    """Share of a screenshot's points that differ from its background, the corner's colour."""
+    from matplotlib.image import imread
+
+    points = imread(picture)[..., :3]
+    return float((abs(points - points[3, 3]).max(-1) > 0.1).mean())
+
+
 def see_in_frame(page: Path, folder: Path, *, width: int, **more) -> dict:
     """A page as narrow as a phone, which a window cannot be → its root's data, and `wide`, the width that it takes."""
     (folder / "probed.html").write_text(page.read_text(encoding="utf-8") + PROBE, encoding="utf-8")

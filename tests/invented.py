@@ -141,9 +141,9 @@ def predict(study: Study, *, classes=CLASSES, splits=("valid", "test"), bins=(5,
                 "data": study.data.fingerprint,
                 "trials": list(looked),
                 "seeds": list(study.plan.confirm.seeds),
-                "scores": looked,
             }
         )
+        study.append_test_scores(looked)
 
 
 def predictions(study: Study, number: int, split: str, *, classes=CLASSES, bins=(5, 13)) -> Predictions:

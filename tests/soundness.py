@@ -12,7 +12,7 @@ from pathlib import Path
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import TrialState
 
-from tune.confirm import finalists, race_of
+from tune.confirm import finalists, settled, standing
 from tune.journal import OBJECTIVE, Study
 from tune.sampler import training_seed
 from tune.scheduler import Rungs, audited
@@ -98,10 +98,10 @@ def _check_confirmation(study: Study, histories: Histories) -> None:
     """What the race wanted, each run once, with all its epochs and its weights; all seeds for winner and baseline."""
     runs = {(run["trial"], run["seed"]): run for run in study.confirmed()}
     assert len(runs) == len(study.confirmed()), "a run is recorded twice"
-    race, seeds = race_of(study, finalists(study)), study.plan.confirm.seeds
+    race, seeds = standing(study), study.plan.confirm.seeds
     assert not race.wanted
     assert runs.keys() <= set(itertools.product(finalists(study), (*seeds, *study.plan.confirm.extra_seeds)))
-    assert runs.keys() >= set(itertools.product({race.alive[0], 0}, seeds))
+    assert runs.keys() >= set(itertools.product({settled(study)[0].trial, 0}, seeds))
     if not study.plan.confirm.race:
         assert runs.keys() == set(itertools.product(finalists(study), seeds))
     assert {key[1:] for key in histories if key[0] == "confirm"} == runs.keys()

@@ -23,10 +23,12 @@ from lfvd.corpus import SPLITS, Corpus
 from lfvd.files import read_yaml
 from lfvd.trainer import train
 from tune import driver, pool
+from tune.answer import answer_of
 from tune.best import open_test, write_best
-from tune.confirm import ConfirmJobs, finalists, mean_std, ranking
+from tune.confirm import ConfirmJobs, failed_runs, finalists, mean_std, ranking, settled, standing
 from tune.journal import OBJECTIVE, Study, StudyError
 from tune.search import FAILED
+from tune.statement import statement_of
 from tune.trial import _result
 
 SEEDS = tuple(PLAN["confirm"]["seeds"])
@@ -394,6 +396,38 @@ def test_ledger(finished, here):
     assert study.looks() == [look], "both were looked at before: the ledger's scores serve again"
 
 
+def test_a_look_is_on_record_before_it_happens(finished, here, monkeypatch):
+    """Killed while it looks: the ledger has it all the same; the next look is another one, and warned of."""
+    study, corpus = finished
+    for path in (study.folder / "test_looks.jsonl", *(study.folder / "predictions").glob("*-test.npz")):
+        path.unlink()
+
+    def killed(*arguments, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tune.best.evaluate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            open_test(study, corpus, [0])
+    [look] = study.looks()
+    assert (look["trials"], look["scores"]) == ([0], {})
+    write_best(study, corpus)
+    assert len(study.looks()) == 2
+    provenance = read_yaml(study.folder / "best.yaml")["provenance"]
+    assert provenance["looks_at_test"] == 2
+    assert provenance["warnings"][0].startswith("the test split was looked at 2 times")
+
+
+def test_lost_predictions_are_made_again(finished, here):
+    """By another look, which the ledger shows."""
+    study, corpus = finished
+    study.predictions(0, "test").unlink()
+    before = study.test_scores()
+    write_best(study, corpus)
+    assert study.predictions(0, "test").is_file()
+    assert (study.test_scores(), [look["trials"] for look in study.looks()][1:]) == (before, [[0]])
+
+
 def test_best_yaml_is_the_winner(whole):
     """Training it on a confirmed seed gives that seed's score and weights, bit by bit."""
     study, corpus = whole
@@ -423,6 +457,8 @@ def test_provenance(whole):
     assert found["data"] == {"name": "TINY", "fingerprint": corpus.fingerprint, "simulated": ["audio"]}
     assert found["looks_at_test"] == 1
     lead = np.subtract(*(scores_of(study, n, "val/wf1") for n in (winner.trial, 0)))
+    said = statement_of(study, answer_of(study))
+    assert (found["statement"], found["warnings"]) == (list(said.sentences), list(said.warnings))
     against = found["against_baseline"]["validation"]
     assert (against["mean"], against["exact_p"]) == (round(100 * lead.mean(), 2), 0.5), "two seeds, and all signs alike"
     assert against["p"] == round(float(stats.ttest_1samp(lead, 0).pvalue), 5)
@@ -506,7 +542,7 @@ def test_race(make_study):
     assert (2, 3) not in order
     assert {(3, s) for s in range(4)} < set(order)
     found = {each.trial: each for each in ranking(study)}
-    assert list(found) == [1, 3, 0, 2], "alive by their means, then those dropped, the last one first"
+    assert list(found) == [1, 3, 0, 2]
     assert found[2].drop.reason().startswith(f"dropped after {found[2].drop.seeds} seed")
     assert found[2].mean["val/wf1"] == pytest.approx(np.mean(table[2][: len(found[2].seeds)]))
     assert found[3].scores == tuple(table[3])
@@ -519,6 +555,60 @@ def test_race(make_study):
             enter(again, trial, seed, table[trial][seed])
         assert set(order[:cut] + raced(again, table)) == set(order)
         assert [c.trial for c in ranking(again)] == list(found)
+
+
+def test_who_has_all_seeds_counts_by_them(make_study):
+    """The race drops the baseline by its first seed; by all five it is the better one, and wins."""
+    study = make_study(confirm={"finalists": 1, "seeds": [0, 1, 2, 3, 4], "race": True})
+    add(study, COMPLETE, [0.4])
+    add(study, COMPLETE, [0.5], **{LR: 1e-3})
+    table = {0: [0.500, 0.512, 0.508, 0.511, 0.509], 1: [0.512, 0.503, 0.502, 0.504, 0.501]}
+    raced(study, table)
+    assert [drop.trial for drop in standing(study).dropped] == [0], "or this test shows nothing"
+    first, second = ranking(study)
+    assert (first.trial, first.drop, second.trial) == (0, None, 1)
+    assert first.wf1 == pytest.approx(0.508)
+
+
+def test_a_failed_finalist_is_out_of_every_view(make_study):
+    """The ranking read from disk is that of the sitting: the failed one drops nobody, and is asked for again next time."""
+    study = make_study(confirm=RACE)
+    for number in range(4):
+        add(study, COMPLETE, [0.5 + number / 100], **({LR: 1e-3 * (1 + number)} if number else {}))
+    table = {0: [0.3] * 4, 3: [0.60, 0.61, 0.59, 0.60], 2: [0.40, 0.41, 0.39, 0.40], 1: [0.59, 0.62, 0.6, 0.6]}
+    jobs = ConfirmJobs(study, never)
+    while job := jobs.next():
+        trial, seed = jobs.running[job.name]
+        if (trial, seed) == (3, 1):
+            jobs.failed(job, "Bad: told")
+        else:
+            jobs.running.pop(job.name)
+            enter(study, trial, seed, table[trial][seed])
+            jobs.scores[trial, seed] = table[trial][seed]
+            jobs._settle()
+    assert failed_runs(study) == {(3, 1)}
+    assert standing(study) == jobs.race
+    assert [c.trial for c in settled(study)] == [1, 2, 0]
+    assert ConfirmJobs(study, never).race.wanted[0] == (3, 1)
+
+
+def test_no_winner_while_a_race_goes_on(make_study):
+    study = make_study(confirm={**RACE, "race": False})
+    for number in range(4):
+        add(study, COMPLETE, [0.5 + number / 100], **({LR: 1e-3 * (1 + number)} if number else {}))
+    for seed in range(4):
+        enter(study, 0, seed, 0.3)
+        enter(study, 3, seed, 0.6)
+    assert [c.trial for c in ranking(study)] == [3, 0]
+    assert settled(study) == []
+
+
+def test_the_baselines_own_values_are_no_finalist(make_study):
+    study = make_study()
+    add(study, COMPLETE, [0.4])
+    add(study, COMPLETE, [0.9])
+    add(study, COMPLETE, [0.5], **{LR: 1e-3})
+    assert finalists(study) == [2, 0]
 
 
 def test_a_tie_goes_on(make_study):

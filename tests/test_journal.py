@@ -47,7 +47,12 @@ def test_start_open_and_go_on(begun):
             (0, TrialState.COMPLETE, 0.5, begun.plan.baseline)
         ]
     assert again.config_of(0) == begun.plan.config
-    assert read_yaml(begun.folder / "plan.yaml")["plan"] == {**PLAN}
+    frozen = read_yaml(begun.folder / "plan.yaml")["plan"]
+    assert {k: v if k not in ("confirm", "scheduler", "sampler") else {**frozen[k], **v} for k, v in PLAN.items()} == {
+        k: frozen[k] for k in PLAN
+    }
+    written_out = (frozen["confirm"]["max_seeds"], frozen["resources"]["epoch_timeout"], frozen["budget"])
+    assert written_out == (0, "30m", {"gpu_hours": 0.0}), "another version's defaults change nothing"
 
 
 def test_waiting_trials_have_no_number_yet(begun):
@@ -199,7 +204,9 @@ def test_records_come_back_as_they_were(begun):
     begun.append_epoch("search", 3, 77, RECORD)
     begun.append_epoch("confirm", 4, 0, {**RECORD, "epoch": 2})
     begun.append_confirmed({"trial": 4, "seed": 0, **RECORD})
-    begun.append_look({"trials": [4, 0], "scores": {4: [RECORD]}})
+    begun.append_look({"trials": [4, 0], "seeds": [0, 1]})
+    begun.append_test_scores({4: [RECORD]})
+    begun.append_look({"trials": [7], "seeds": [0, 1]})
     study = Study.open(begun.folder)
     search = {"stage": "search", "trial": 3, "seed": 77, **RECORD}
     confirm = {"stage": "confirm", "trial": 4, "seed": 0, **RECORD, "epoch": 2}
@@ -207,7 +214,11 @@ def test_records_come_back_as_they_were(begun):
     assert study.epochs("search") == [search]
     assert study.epochs("confirm") == [confirm]
     assert study.confirmed() == [{"trial": 4, "seed": 0, **RECORD}]
-    assert study.looks() == [{"trials": [4, 0], "scores": {"4": [RECORD]}}]
+    assert study.looks() == [
+        {"trials": [4, 0], "seeds": [0, 1], "scores": {"4": [RECORD]}},
+        {"trials": [7], "seeds": [0, 1], "scores": {}},
+    ]
+    assert study.test_scores() == {4: [RECORD]}
 
 
 @pytest.mark.parametrize("keep", [0, 1, 30, -1])

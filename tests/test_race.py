@@ -248,16 +248,15 @@ def test_reasons():
 
 
 def test_the_race_costs_little_and_saves_runs():
-    """600 simulated searches: within 0.02 points of all seeds' choice (three standard errors of doubt), at less than 72 % of
-    the runs with four finalists and the baseline, less than 62 % with eight; the best trial as it is does far worse."""
-    for finalists, share in ((4, 0.72), (8, 0.62)):
+    """1,000 simulated searches: within 0.02 points of all seeds' choice at no more than 60 % of the runs with eight finalists and
+    the baseline, 70 % with four; the best trial as it is does far worse."""
+    for finalists, share in ((4, 0.70), (8, 0.60)):
         world = racing.World(finalists=finalists)
-        searches = racing.draw_many(world, 600, seed=1)
+        searches = racing.draw_many(world, 1000, seed=1)
         grid, raced = (racing.by_confirmation(world, searches, racing=on) for on in (False, True))
         more = raced.regret - grid.regret
-        error = more.std() / math.sqrt(len(more))
-        assert more.mean() < 0.02 + 3 * error < 0.04
-        assert raced.runs.sum() < share * grid.runs.sum()
+        assert more.mean() <= 0.02
+        assert raced.runs.sum() <= share * grid.runs.sum()
         trial = racing.by_best_trial(searches).regret - raced.regret
         assert trial.mean() > 4 * trial.std() / math.sqrt(len(trial))
 

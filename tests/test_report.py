@@ -9,7 +9,7 @@ from pathlib import Path
 import invented
 import numpy as np
 import pytest
-from browser import see, see_in_frame
+from browser import ink, see, see_in_frame
 
 from tune.answer import answer_of
 from tune.confirm import ranking
@@ -89,7 +89,7 @@ def test_summary(whole):
     """Winner, baseline and paper: means and t intervals over the seeds, from confirm.jsonl and the ledger."""
     winner = ranking(whole)[0].trial
     lines = [json.loads(line) for line in (whole.folder / "confirm.jsonl").read_text().splitlines()]
-    look = json.loads((whole.folder / "test_looks.jsonl").read_text())
+    look = whole.looks()[0]
     rows = {row[0]: row[1:] for row in read(whole).rows if row}
     for name, trial in ((f"trial {winner} (winner)", winner), ("trial 0 (baseline)", 0)):
         valid = [line["val/wf1"] for line in lines if line["trial"] == trial]
@@ -121,7 +121,7 @@ def test_beside_the_paper(whole):
         cells = [*figures["f1"], figures["acc"], figures["wf1"]]
         assert row[1:] == ["–" if cell is None else f"{cell:.2f}" for cell in cells]
     ours = {row[0]: row[1:] for row in rows[head + 1 + len(table) :][:2]}
-    look = json.loads((whole.folder / "test_looks.jsonl").read_text())
+    look = whole.looks()[0]
     for name, trial in (("ours: winner", ranking(whole)[0].trial), ("ours: baseline", 0)):
         keys = [*(f"test/f1/{c}" for c in invented.CLASSES), "test/acc", "test/wf1"]
         means = [100 * np.mean([row[key] for row in look["scores"][str(trial)]]) for key in keys]
@@ -324,11 +324,12 @@ def test_thousand_trials(tmp_path):
 @pytest.mark.parametrize("dark", [False, True])
 def test_in_a_browser(whole, tmp_path, dark):
     """All figures are drawn, the console is silent, and the page is light or dark as the reader's system is."""
-    seen = see(whole.folder / "report.html", dark=dark, picture=tmp_path / "page.png")
+    seen = see(whole.folder / "report.html", dark=dark, size=(1280, 9000), picture=tmp_path / "page.png")
     assert seen.console == []
     assert seen.told("problems") is None
     assert int(seen.told("drawn")) == int(seen.told("figures")) == report_of(whole).figures > 12
     assert colour_at(tmp_path / "page.png") == ((20, 23, 26) if dark else (255, 255, 255))
+    assert 0.02 < ink(tmp_path / "page.png") < 0.4, "an empty page, or one black with lines"
 
 
 def colour_at(picture: Path) -> tuple[int, ...]:

@@ -174,12 +174,37 @@ def test_pooled_deviation_of_nothing_repeated(scores):
 
 def test_rank_correlation():
     rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 6, (2, 20))
-    assert rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, rel=1e-12)
-    assert rank_correlation([1, 2, 3], [10, 20, 15]) == pytest.approx(0.5)
+    a, b = rng.uniform(size=(2, 40))
+    assert rank_correlation(a, b) == pytest.approx(stats.kendalltau(a, b).statistic, rel=1e-12)
+    assert rank_correlation([1, 2, 3], [10, 20, 15]) == pytest.approx(1 / 3)
+    assert rank_correlation([1, 1, 2], [1, 5, 7]) == 1.0, "pairs that do not differ say nothing"
+    tied, other = rng.integers(0, 6, (2, 30))
+    pairs = [(tied[i] - tied[j]) * (other[i] - other[j]) for i, j in itertools.combinations(range(30), 2)]
+    assert rank_correlation(tied, other) == pytest.approx(np.sign(pairs).sum() / np.count_nonzero(pairs), rel=1e-12)
 
 
-@pytest.mark.parametrize(("a", "b"), [([], []), ([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [5, 5, 5])])
+def test_weights_stand_for_others():
+    """A whole weight is as many copies."""
+    rng = np.random.default_rng(1)
+    a, b = rng.uniform(size=(2, 12))
+    times = rng.integers(1, 5, 12)
+    copies = rank_correlation(np.repeat(a, times), np.repeat(b, times))
+    assert rank_correlation(a, b, times) == pytest.approx(copies, rel=1e-12)
+
+
+def test_weights_undo_a_choice():
+    """Of what came out low at first, one in ten is followed to the end; by the weights it is as if all were."""
+    rng = np.random.default_rng(2)
+    early = rng.normal(size=3000)
+    final = early + rng.normal(size=3000)
+    kept = (early > 0.5) | (rng.uniform(size=3000) < 0.1)
+    weights = np.where(early > 0.5, 1.0, 10.0)[kept]
+    true, naive = rank_correlation(early, final), rank_correlation(early[kept], final[kept])
+    assert abs(rank_correlation(early[kept], final[kept], weights) - true) < 0.04
+    assert naive < true - 0.04, "or the weights do nothing here"
+
+
+@pytest.mark.parametrize(("a", "b"), [([], []), ([1], [1]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [5, 5, 5])])
 def test_rank_correlation_of_nothing_to_rank(a, b):
     assert math.isnan(rank_correlation(a, b))
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
 from optuna.trial import TrialState
 
-from tune.confirm import Confirmed, ranking, standing
+from tune.confirm import Confirmed, settled
 from tune.importance import Importance, importances
 from tune.journal import BASELINE, Study
 from tune.predictions import Predictions
@@ -69,7 +69,8 @@ class Audit:
     audited: tuple[int, ...]
     """Those among them that a rung had stopped, and that were run on for this."""
     correlation: float
-    """Spearman's, of the value at the rung and the final one; nan with too few."""
+    """Kendall's, of the value at the rung and the final one, as of all trials: an audited one stands for those that were
+    stopped as it was. nan without an audited one, since the others were chosen by that very rung."""
     overtook: tuple[int, ...]
     """Audited trials that ended above the median of those let through."""
 
@@ -100,9 +101,8 @@ def noise_of(study: Study) -> Noise | None:
     scores = [run["val/wf1"] for run in study.confirmed() if run["trial"] == BASELINE and run["seed"] in seeds]
     if len(scores) < max(2, len(seeds)):
         return None
-    order = ranking(study)
-    mean, deviation = sum(scores) / len(scores), _deviation(scores)
-    gap = order[0].wf1 - mean if order and order[0].trial != BASELINE else None
+    order, deviation = settled(study), stdev(scores)
+    gap = order[0].wf1 - fmean(scores) if order and order[0].trial != BASELINE else None
     return Noise(
         deviation=deviation,
         seeds=len(scores),
@@ -112,13 +112,9 @@ def noise_of(study: Study) -> Noise | None:
     )
 
 
-def _deviation(scores: list[float]) -> float:
-    return pooled_deviation({BASELINE: dict(enumerate(scores))})[0]
-
-
 def answer_of(study: Study) -> Answer:
     """Gather what is known now; nothing is trained, and test is not looked at."""
-    order = [] if standing(study).wanted else ranking(study)  # whoever is ahead in a race that goes on is no winner
+    order = settled(study)
     winner = order[0] if order else None
     baseline = next((c for c in order if c.trial == BASELINE), None)
     validation = test = None
@@ -141,20 +137,23 @@ def answer_of(study: Study) -> Answer:
 def _tied(order: list[Confirmed]) -> tuple[int, ...]:
     """Finalists not significantly worse than the winner, each by the seeds that it ran (as tune.race, at a usual level)."""
     others = [each for each in order[1:] if each.trial != BASELINE]
-    deviation, degrees = pooled_deviation({c.trial: dict(zip(c.seeds, c.scores, strict=True)) for c in order})
+    runs = {each.trial: each.scores + each.beyond for each in order}
+    deviation, degrees = pooled_deviation({n: dict(enumerate(scores)) for n, scores in runs.items()})
     if not others or not degrees:
         return ()
-    ahead = [float(np.mean(np.subtract(order[0].scores[: len(c.scores)], c.scores))) for c in others]
-    errors = [deviation * math.sqrt(2 / len(each.scores)) for each in others]
+    winner, errors, ahead = runs[order[0].trial], [], []
+    for each in others:
+        shared = min(len(winner), len(runs[each.trial]))
+        ahead.append(fmean(winner[:shared]) - fmean(runs[each.trial][:shared]))
+        errors.append(deviation * math.sqrt(2 / shared))
     p = chance_of(ahead, errors, degrees)
     return tuple(each.trial for each, luck in zip(others, p, strict=True) if luck >= ALPHA)
 
 
 def _test(study: Study, winner: int) -> Resampled | None:
     """The comparison on test where the ledger says that both were looked at."""
-    seen = {int(n) for look in study.looks() for n in look["scores"]}
     files = [study.predictions(n, "test") for n in (winner, BASELINE)]
-    if not {winner, BASELINE} <= seen or not all(file.is_file() for file in files):
+    if not {winner, BASELINE} <= study.test_scores().keys() or not all(file.is_file() for file in files):
         return None
     a, b = (Predictions.load(file) for file in files)
     return dialogue_bootstrap(a.label, a.dialogue, a.prediction, b.prediction, classes=len(a.classes))
@@ -170,12 +169,14 @@ def audit_of(study: Study) -> Audit | None:
         return None
     rung, final = min(epochs), {t.number: max(t.intermediate_values.values()) for t in ended}
     audited = tuple(t.number for t in ended if AUDITED in t.user_attrs)
+    early = [t.intermediate_values[rung] for t in ended]
+    weights = [1 / study.plan.scheduler.audit if n in audited else 1.0 for n in final]
     through = sorted(final[n] for n in final if n not in audited)
     median = through[len(through) // 2] if through else math.inf
     return Audit(
         rung=rung,
         trials=len(ended),
         audited=audited,
-        correlation=rank_correlation([t.intermediate_values[rung] for t in ended], list(final.values())),
+        correlation=rank_correlation(early, list(final.values()), weights) if audited else math.nan,
         overtook=tuple(n for n in audited if final[n] > median),
     )

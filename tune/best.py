@@ -20,7 +20,7 @@ from lfvd.plots import confusion
 from lfvd.runinfo import pick_device, run_info
 from lfvd.trainer import Evaluation, evaluate
 from tune.answer import answer_of
-from tune.confirm import Confirmed, mean_std, ranking
+from tune.confirm import Confirmed, mean_std, settled
 from tune.journal import BASELINE, Study
 from tune.predictions import Predictions
 from tune.statement import statement_of
@@ -31,13 +31,12 @@ Scores = list[dict[str, float]]
 
 
 def open_test(study: Study, corpus: Corpus, numbers: list[int]) -> dict[int, Scores]:
-    """Scores of trials on test; each is looked at once and then read from the ledger.
+    """Scores of trials on test; each is looked at once and then read from the ledger and the kept predictions.
 
     corpus: the whole one, with its test split.
     """
-    if missing := [n for n in numbers if n not in seen_test_scores(study)]:
-        # Their predictions first: a file that the ledger does not name has been seen by nobody.
-        scores = {n: [_named("test", e.scores()) for e in _predict(study, corpus, n, "test")] for n in missing}
+    known = study.test_scores()
+    if missing := [n for n in numbers if n not in known or not study.predictions(n, "test").is_file()]:
         look = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "host": socket.gethostname(),
@@ -47,15 +46,12 @@ def open_test(study: Study, corpus: Corpus, numbers: list[int]) -> dict[int, Sco
             "trials": missing,
             "seeds": list(study.plan.confirm.seeds),
         }
-        study.append_look({**look, "scores": scores})
-    seen = seen_test_scores(study)
-    return {n: seen[n] for n in numbers}
-
-
-def seen_test_scores(study: Study) -> dict[int, Scores]:
-    """The ledger's scores of each trial."""
-    seeds = list(study.plan.confirm.seeds)
-    return {int(n): rows for look in study.looks() if look["seeds"] == seeds for n, rows in look["scores"].items()}
+        study.append_look(look)  # before it: whatever happens meanwhile, the look is on record
+        study.append_test_scores(
+            {n: [_named("test", each.scores()) for each in _predict(study, corpus, n, "test")] for n in missing}
+        )
+    known = study.test_scores()
+    return {n: known[n] for n in numbers}
 
 
 def _named(split: str, scores: dict[str, float]) -> dict[str, float]:
@@ -78,7 +74,7 @@ def _predict(study: Study, corpus: Corpus, trial: int, split: str) -> list[Evalu
 
 def write_best(study: Study, corpus: Corpus) -> Path:
     """The winner as `best.yaml`: the Config that `lfvd train` reads, with `provenance:`. Opens test where there is one."""
-    order = ranking(study)
+    order = settled(study)
     shown = [order[0].trial, *(c.trial for c in order[1:] if c.trial == BASELINE)]
     for number in shown:
         _predict(study, corpus, number, "valid")
@@ -126,7 +122,7 @@ def _rounded(found: Difference | Resampled | None) -> dict[str, float] | None:
 
 def _draw_confusion(study: Study) -> None:
     """The winner's confusion matrix on validation, over all seeds."""
-    trial, seeds = ranking(study)[0].trial, study.plan.confirm.seeds
+    trial, seeds = settled(study)[0].trial, study.plan.confirm.seeds
     found = Predictions.load(study.predictions(trial, "valid"))
     simulated = f"\nSIMULATED: {', '.join(study.data.simulated)}" if study.data.simulated else ""
     title = f"{study.name}: trial {trial} on {study.data.name}, validation split, {len(seeds)} seeds{simulated}"

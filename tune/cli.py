@@ -215,10 +215,10 @@ def prune(
 def best(name: NameArgument, results: ResultsOption = RESULTS) -> None:
     """Show the finalists, winner against baseline, and where best.yaml lies."""
     study = _open(results, name)
-    from tune.confirm import ranking
+    from tune.confirm import settled
     from tune.screen import show_best
 
-    if not ranking(study) or not (study.folder / "best.yaml").is_file():
+    if not settled(study) or not (study.folder / "best.yaml").is_file():
         print(f"lfvd-tune: {study.folder}: is not confirmed yet: run `lfvd-tune confirm {name}`", file=sys.stderr)
         raise typer.Exit(1)
     show_best(study, _console())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tune.answer import ALPHA
 from tune.journal import BASELINE, Study, StudyError
@@ -14,9 +15,10 @@ from tune.pages import figures, outcome
 from tune.pages.hours import amount
 from tune.pages.material import Material, gather
 from tune.pages.page import Chart, Group, Note, Page, Part, Row, Section, Table, write_page
-from tune.pages.searched import range_of, value_of
+from tune.pages.searched import range_of
 from tune.report import notices
 from tune.search import ranked
+from tune.space import Parameter
 from tune.statement import p_value, points
 from tune.statistics import paired
 
@@ -80,6 +82,8 @@ def _against(leader: Material, other: Material, among: int) -> str:
     names = f"{leader.study.name} and {other.study.name}"
     if len(a.scores) < 2:
         return f"With a single seed nothing can be said of the winners of {names}."
+    # Each winner was chosen among its finalists by these same seeds.
+    among *= max(1, len(leader.answer.order) - 1)
     lead = paired(a.scores, b.scores, among=among)
     by = f"{points(lead.mean)} ± {points(lead.high - lead.mean)} W-F1 points on validation"
     how = f"({lead.n} seeds, {p_value(lead.p)})"
@@ -161,23 +165,28 @@ def _differing(studies: Sequence[Study]) -> Section:
     settings = [_settings(study) for study in studies]
     keys = dict.fromkeys(key for each in settings for key in each)
     rows = [
-        Row(cells=[key, *(each.get(key, "–") for each in settings)])
+        Row(cells=[key, *(_in_words(each.get(key)) for each in settings)])
         for key in keys
-        if len({each.get(key) for each in settings}) > 1
+        if any(each.get(key) != settings[0].get(key) for each in settings)
     ]
     head = ["", *(study.name for study in studies)]
     parts: list[Part] = [Table(head=head, rows=rows)] if rows else [Note(text="There is no difference.")]
     return Section(key="differing", title="What differs", how=how, parts=parts)
 
 
-def _settings(study: Study) -> dict[str, str]:
-    """All that a plan says, in words."""
+def _in_words(setting: Any) -> str:
+    if isinstance(setting, Parameter):
+        return range_of(setting)
+    return "–" if setting is None else str(setting)
+
+
+def _settings(study: Study) -> dict[str, Any]:
+    """All that a plan says: values, and of what is searched the Parameter."""
     plan = study.plan
-    fixed = {key: value_of(value) for key, value in plan.config.flat().items()}
-    searched = {key: range_of(parameter) for key, parameter in plan.space.items()}
+    fixed, searched = plan.config.flat(), plan.space
     rest = {
-        f"{section}.{key}": value_of(value)
+        f"{section}.{key}": value
         for section in ("sampler", "scheduler", "confirm", "budget", "resources")
         for key, value in vars(getattr(plan, section)).items()
     }
-    return {**searched, **{k: v for k, v in fixed.items() if k not in searched}, "trials": str(plan.trials), **rest}
+    return {**searched, **{k: v for k, v in fixed.items() if k not in searched}, "trials": plan.trials, **rest}

@@ -6,7 +6,7 @@ once the ranking stands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +16,21 @@ from lfvd.files import write_bytes
 from tune.journal import BASELINE, Study
 from tune.race import Drop, Race, run_race
 from tune.search import ranked
+from tune.space import ConfirmPlan
 from tune.storage import delete
 from tune.trial import Job, Result
 
 
 def finalists(study: Study) -> list[int]:
-    """Trial numbers to confirm: the best of the search with different values, and the baseline.
+    """Trial numbers to confirm: the best of the search with different values, none the baseline's own, and the baseline.
 
     In a search that was extended also those that were confirmed on all seeds before, which nothing may overtake unseen.
     """
     chosen: list[int] = []
     seen: list[dict[str, Any]] = []
     for trial in ranked(study):
-        if trial.params not in seen and len(chosen) < study.plan.confirm.finalists:
+        same = trial.params in seen or (trial.params == study.plan.baseline and trial.number != BASELINE)
+        if not same and len(chosen) < study.plan.confirm.finalists:
             chosen.append(trial.number)
             seen.append(trial.params)
     done = {(run["trial"], run["seed"]) for run in study.confirmed()}
@@ -149,8 +151,10 @@ class Confirmed:
     std: dict[str, float]
     scores: tuple[float, ...]
     """W-F1 at each of `seeds`."""
+    beyond: tuple[float, ...] = ()
+    """W-F1 at the seeds that a tie took beyond the plan's, in their order."""
     drop: Drop | None = None
-    """When and why the race went on without it; None where it ran all seeds."""
+    """When and why the race went on without it; None also where it ran all seeds nonetheless."""
 
     @property
     def wf1(self) -> float:
@@ -159,30 +163,59 @@ class Confirmed:
 
 
 def ranking(study: Study) -> list[Confirmed]:
-    """The finalists in the order of the race, best first: those with all seeds of the plan, then those dropped."""
+    """The finalists: first the best of those with all seeds of the plan, by its mean; then all others by theirs.
+
+    Also one that the race dropped is among the former if it has all seeds, as the baseline and former finalists do. Of those
+    that ran on beyond the plan's seeds, these decide which is the best.
+    """
+    plan = study.plan.confirm
     runs = {(run["trial"], run["seed"]): run for run in study.confirmed()}
     race = standing(study)
     drops = {drop.trial: drop for drop in race.dropped}
-    found = []
-    for number in [*race.alive, *reversed(drops)]:
-        seeds = tuple(s for s in study.plan.confirm.seeds if (number, s) in runs)
-        if number in drops or seeds == study.plan.confirm.seeds:
-            mean, std = mean_std([{k: v for k, v in runs[number, s].items() if k.startswith("val/")} for s in seeds])
-            scores = tuple(runs[number, s]["val/wf1"] for s in seeds)
-            drop = drops.get(number) if len(seeds) < len(study.plan.confirm.seeds) else None
-            found.append(Confirmed(trial=number, seeds=seeds, mean=mean, std=std, scores=scores, drop=drop))
-    return found
+    taking_part = [*race.alive, *reversed(drops)]
+    whole = [n for n in taking_part if all((n, s) in runs for s in plan.seeds)]
+    found = {n: _confirmed(plan, n, runs, drops.get(n)) for n in taking_part if n in whole or n in drops}
+    order = sorted(found, key=lambda n: found[n].wf1, reverse=True)
+    first = next((n for n in order if n in whole), None)
+    if first is not None and found[first].beyond:  # the race knows more of these
+        first = next(n for n in taking_part if found[n].beyond)
+    return [found[n] for n in sorted(order, key=lambda n: n != first)]
+
+
+def _confirmed(
+    plan: ConfirmPlan, number: int, runs: Mapping[tuple[int, int], dict[str, Any]], drop: Drop | None
+) -> Confirmed:
+    seeds = tuple(s for s in plan.seeds if (number, s) in runs)
+    mean, std = mean_std([{k: v for k, v in runs[number, s].items() if k.startswith("val/")} for s in seeds])
+    cut = drop if drop and (len(seeds) < len(plan.seeds) or drop.seeds >= len(plan.seeds)) else None
+    scores, beyond = (
+        tuple(runs[number, s]["val/wf1"] for s in some if (number, s) in runs)
+        for some in (plan.seeds, plan.extra_seeds)
+    )
+    return Confirmed(trial=number, seeds=seeds, mean=mean, std=std, scores=scores, beyond=beyond, drop=cut)
+
+
+def settled(study: Study) -> list[Confirmed]:
+    """The ranking once the race is over; whoever is ahead in one that goes on is no winner: empty until then."""
+    return [] if standing(study).wanted else ranking(study)
 
 
 def standing(study: Study) -> Race:
-    """How the finalists' race stands, without those that have a run that failed for good."""
-    return race_of(study, finalists(study), out=_failed(study, [(r["trial"], r["seed"]) for r in study.confirmed()]))
+    """How the finalists' race stands, without those of which it wants a run that failed for good."""
+    numbers, failed, out = finalists(study), failed_runs(study), set[int]()
+    while True:
+        race = race_of(study, numbers, out=out)
+        lost = {trial for trial, seed in race.wanted if (trial, seed) in failed}
+        if not lost:
+            return race
+        out |= lost
 
 
-def _failed(study: Study, runs: Collection[tuple[int, int]]) -> set[int]:
-    """Trials with a run that failed for good, and was not made up for."""
-    ended = [f for f in study.faults() if f.get("stage") == study.stage and f["then"] == FAILED]
-    return {fault["trial"] for fault in ended if (fault["trial"], fault["seed"]) not in runs}
+def failed_runs(study: Study) -> set[tuple[int, int]]:
+    """Trial and seed of runs that failed for good, and were not made up for."""
+    done = {(run["trial"], run["seed"]) for run in study.confirmed()}
+    ended = {(f["trial"], f["seed"]) for f in study.faults() if f.get("stage") == study.stage and f["then"] == FAILED}
+    return ended - done
 
 
 def mean_std(rows: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:

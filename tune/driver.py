@@ -24,7 +24,7 @@ from lfvd.runinfo import run_info
 from lfvd.trainer import check_fit
 from tune import doctor, estimate, pool, storage
 from tune.best import write_best
-from tune.confirm import ConfirmJobs, finalists, ranking
+from tune.confirm import ConfirmJobs, finalists, settled
 from tune.finding import Finding
 from tune.journal import BASELINE, DataSource, Study, writing
 from tune.live import ConfirmView, Display, SearchView
@@ -184,7 +184,7 @@ def _confirm(study: Study, sealed: Corpus, console: Console, interrupt: Callable
         raise NothingUsable(f"{study.folder}: no trial came to a result; the first error: {(reasons or ['none'])[0]}")
     jobs = ConfirmJobs(study, interrupt)
     run(jobs, sealed, console)
-    if not interrupt() and not ranking(study):
+    if not interrupt() and not settled(study):
         raise NothingUsable(f"{study.folder}: no finalist came through all seeds; the first error: {jobs.errors[0]}")
 
 

@@ -145,7 +145,8 @@ def arrange(parts: Sequence[str], base: Config, present: Sequence[str], dataset:
 
 
 def effective(config: Config) -> Config:
-    """The config with what its model does not read put at rest, as far as rows differ in it: equal where they train the same."""
+    """The config with what its model does not read put at rest, as far as rows differ in it: equal where they are the same row: with one
+    modality there is nothing to fuse, whatever maps a fusion adds."""
     values: dict[str, Any] = {"model.anchor": config.anchor}
     values["data.modalities"] = [m for m in MODALITIES if m in config.data.modalities]
     if len(config.data.modalities) == 1:  # nothing to fuse, nothing to contrast across; concat and gate only add a map

@@ -151,7 +151,7 @@ class Study:
         elif folder.exists() and {path.name for path in folder.iterdir()} - {"driver.lock", "faults.jsonl"}:
             raise StudyError(f"{folder}: is not empty and holds no plan.yaml: choose another --name")
         frozen = {
-            "plan": plan.source,
+            "plan": plan.frozen(),
             "config": plan.config.to_dict(),
             "data": {**vars(data), "simulated": list(data.simulated)},
             "info": dict(info),
@@ -233,12 +233,27 @@ class Study:
         return lines.read(self.folder / "faults.jsonl")
 
     def append_look(self, look: Mapping[str, Any]) -> None:
-        """Enter a look at the test split in the ledger: time, host, command, and `scores` of each trial and seed."""
+        """Enter in the ledger, before it happens, a look at the test split: time, host, command, trials, seeds."""
         self._append("test_looks.jsonl", look)
 
+    def append_test_scores(self, scores: Mapping[int, list[dict[str, float]]]) -> None:
+        """Enter what the last look saw: trial → `test/…` metrics in the order of its seeds."""
+        self._append("test_looks.jsonl", {"scores": scores})
+
     def looks(self) -> list[dict[str, Any]]:
-        """The ledger of looks at the test split."""
-        return lines.read(self.folder / "test_looks.jsonl")
+        """The ledger of looks at the test split; `scores` is empty of one that was cut short."""
+        found: list[dict[str, Any]] = []
+        for line in lines.read(self.folder / "test_looks.jsonl"):
+            if "trials" in line:
+                found.append({"scores": {}, **line})
+            else:
+                found[-1]["scores"] = line["scores"]
+        return found
+
+    def test_scores(self) -> dict[int, list[dict[str, float]]]:
+        """The ledger's scores of each trial over the plan's seeds, in their order: `test/…` metrics in 0..1."""
+        seeds = list(self.plan.confirm.seeds)
+        return {int(n): rows for look in self.looks() if look["seeds"] == seeds for n, rows in look["scores"].items()}
 
     def checkpoint(self, job: str) -> str:
         """Where a job keeps what it continues from (tune.storage)."""

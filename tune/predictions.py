@@ -62,8 +62,8 @@ class Predictions:
         except Exception as error:  # numpy raises a different kind for each way a file can be broken
             reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{path}: holds no readable predictions ({reason}): delete it and its study's best.yaml, then "
-                "run `lfvd-tune confirm` again"
+                f"{path}: holds no readable predictions ({reason}): delete it; `lfvd-tune confirm`, or "
+                "`reproduce` again, writes it anew"
             ) from None
 
     @property

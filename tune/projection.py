@@ -17,7 +17,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from lfvd.files import read_yaml
-from tune.confirm import finalists, mean_std, race_of
+from tune.confirm import failed_runs, mean_std, standing
 from tune.journal import BASELINE, Study
 from tune.sampler import training_seed
 from tune.search import AUDITED, FAILED, STOPPED
@@ -137,7 +137,8 @@ class _Confirmation:
         study, epochs = projection.study, projection.epochs
         self.epochs = {(trial, seed): found for (stage, trial, seed), found in epochs.items() if stage == study.stage}
         self.done = {(run["trial"], run["seed"]): run for run in study.confirmed()}
-        self.drops = {drop.trial: drop for drop in race_of(study, finalists(study)).dropped}
+        self.drops = {drop.trial: drop for drop in standing(study).dropped}
+        self.failed = failed_runs(study)
         self.tests: dict[tuple[int, int], dict[str, float]] = {}
         for look in study.looks():
             for trial, rows in look["scores"].items():
@@ -159,7 +160,7 @@ class _Confirmation:
     def seed(self, trial: int, seed: int) -> Run:
         """One confirmed run: its epochs and, once opened, its test scores."""
         run, epochs = self.done.get((trial, seed)), self.epochs.get((trial, seed), [])
-        state, status = ("complete", "FINISHED") if run else _unfinished(self.at_work)
+        state, status = ("complete", "FINISHED") if run else self._not_done({(trial, seed)})
         faults = self.fault_tags((self.study.stage, trial, seed))
         return Run(
             key=f"{self.study.kind}{trial}-seed{seed}",
@@ -174,13 +175,18 @@ class _Confirmation:
             step=run["best_epoch"] if run else 0,
         )
 
+    def _not_done(self, runs: set[tuple[int, int]]) -> tuple[str, str]:
+        """State and MLflow's status of runs that are not all done."""
+        return _unfinished(self.at_work) if self.at_work or not runs & self.failed else ("failed", "FAILED")
+
     def finalist(self, trial: int, seeds: list[Run], seconds: float) -> Run:
         """The averages over those of the plan's seeds that are done so far."""
         planned = self.study.plan.confirm.seeds
         keys = [(trial, seed) for run in seeds if run.status == "FINISHED" and (seed := run.params["seed"]) in planned]
         whole = len(keys) == len(planned)
         drop = None if whole else self.drops.get(trial)
-        state, status = ("complete" if whole else "dropped", "FINISHED") if whole or drop else _unfinished(self.at_work)
+        done = ("complete" if whole else "dropped", "FINISHED") if whole or drop else None
+        state, status = done or self._not_done({(trial, seed) for seed in planned})
         figures = _averages([self.done[k] for k in keys]) | _averages([self.tests[k] for k in keys if k in self.tests])
         note = f"**W-F1 {_wf1(figures)}**: mean ± standard deviation over {len(keys)} of {len(planned)} seeds"
         tags = {"stage": self.study.kind, "state": state, "mlflow.note.content": note}

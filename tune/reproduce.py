@@ -62,6 +62,10 @@ def show(grid: Grid, console: Console) -> None:
         console.print(summary(outcomes, part), markup=False)
     for sentence in outcomes.left_out:
         console.print(f"left out: {sentence}", markup=False, soft_wrap=True)
+    if len(grid.looks()) > 1:
+        console.print(
+            f"warning: the test split was looked at {len(grid.looks())} times", style="yellow", soft_wrap=True
+        )
     files = [path for pattern in grid.artifacts for path in sorted(grid.folder.glob(pattern))]
     console.print("written:", *(f"\n  {path}" for path in files), sep="", markup=False, soft_wrap=True)
 

@@ -13,8 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tune.answer import answer_of, noise_of
-from tune.best import seen_test_scores
-from tune.confirm import Confirmed, finalists, mean_std, race_of, ranking
+from tune.confirm import Confirmed, mean_std, settled, standing
 from tune.journal import BASELINE, Study
 from tune.live import compact
 from tune.lock import at_work
@@ -52,9 +51,9 @@ def show_status(study: Study, console: Console) -> None:
 
 def _show_confirmation(study: Study, console: Console) -> None:
     """How far the race is, whom it dropped, and how much the answer depends on luck."""
-    race = race_of(study, finalists(study))
-    standing = ", ".join(f"trial {number}" for number in race.alive)
-    still = f"; {len(race.wanted)} wanted now, in the race: {standing}" if race.wanted else ""
+    race = standing(study)
+    alive = ", ".join(f"trial {number}" for number in race.alive)
+    still = f"; {len(race.wanted)} wanted now, in the race: {alive}" if race.wanted else ""
     console.print(f"confirmation: {len(study.confirmed())} runs{still}")
     for drop in (drop for drop in race.dropped if drop.trial != BASELINE):  # it runs all seeds whatever comes
         console.print(f"trial {drop.trial} {drop.reason()}", markup=False, soft_wrap=True)
@@ -91,8 +90,8 @@ def _trials(trials: Sequence[FrozenTrial]) -> Table:
 
 def show_best(study: Study, console: Console) -> None:
     """The finalists, ranked; winner and baseline by class, on validation and, where opened, test; what to type next."""
-    order = ranking(study)
-    tests = seen_test_scores(study)
+    order = settled(study)
+    tests = study.test_scores()
     console.print(f"\n[bold]{escape(title(study))}[/]")
     console.print(_ranking(study, order, tests))
     for drop in (each.drop for each in order if each.drop):

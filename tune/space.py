@@ -123,7 +123,7 @@ class BudgetPlan:
 @dataclass(frozen=True, kw_only=True)
 class ConfirmPlan:
     finalists: Annotated[int, Range(1, 1000)] = 8
-    """Best trials that are trained again on fresh seeds, besides the baseline. A race over 8 takes the runs of 4 without."""
+    """Best trials that are trained again on fresh seeds, besides the baseline. A race over 8 takes about the runs of 4 without."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Fresh training seeds of the confirmation; all averages of record are over these."""
     race: bool = True
@@ -163,7 +163,7 @@ class SearchPlan:
     budget: BudgetPlan = BudgetPlan()
     confirm: ConfirmPlan = ConfirmPlan()
     config: Config
-    source: dict[str, Any]
+    source: dict[str, Any] = field(compare=False)
     """The file's own values, as read."""
 
     @classmethod
@@ -186,6 +186,14 @@ class SearchPlan:
         if plan is None:
             raise PlanError(f"{source}: " + "; ".join(reader.problems))
         return plan
+
+    def frozen(self) -> dict[str, Any]:
+        """The file's values with all defaults of its sections written out, so that another version's do not change them."""
+        sections = {
+            name: {k: list(v) if isinstance(v, tuple) else v for k, v in vars(getattr(self, name)).items() if v != ""}
+            for name in _SECTIONS
+        }
+        return {**self.source, **{name: found | (self.source.get(name) or {}) for name, found in sections.items()}}
 
     @property
     def auto_gpu(self) -> bool:

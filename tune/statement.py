@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy import stats
 
-from lfvd.config import PRESETS, config_specs
+from lfvd.config import PRESETS, Config, config_specs
 from tune.answer import ALPHA, Answer, Noise
 from tune.journal import BASELINE, Study
 from tune.search import AUDITED, ranked
@@ -19,10 +19,10 @@ from tune.statistics import Difference, Resampled
 EDGE = 0.05
 """Part of a range, at either side, that counts as its edge."""
 
-FEWEST_ENDED = 5
-"""Trials run to the end by which rungs can be judged."""
+FEWEST_AUDITED = 3
+"""Stopped trials run on by which rungs can be judged."""
 
-FAINT = 0.5
+FAINT = 0.3
 """Rank correlation below which a rung hardly foretells the end."""
 
 
@@ -62,7 +62,10 @@ def baseline_words(plan: SearchPlan) -> str:
     """What the baseline is: `the paper's settings`, as far as the plan leaves them alone."""
     if not (PRESETS / f"{plan.base}.yaml").is_file():
         return f"the base config ({plan.base})"
-    return "the paper's settings" + (" (with this plan's `set`)" if plan.set else "")
+    own, epochs = Config.from_yaml(plan.base).run.epochs, plan.scheduler.max_epochs
+    changed = ["with this plan's `set`"] if plan.set else []
+    changed += [f"for {epochs} of their {own} epochs"] if epochs != own else []
+    return "the paper's settings" + (f" ({', '.join(changed)})" if changed else "")
 
 
 def _sentences(study: Study, answer: Answer) -> Iterator[str]:
@@ -170,19 +173,28 @@ def _edge(parameter: Parameter, value: Any) -> Iterator[str]:
     place = (at - low) / (high - low)
     if EDGE < place < 1 - EDGE:
         return
-    side, half = ("upper", (high - low) / 2) if place > 0.5 else ("lower", (low - high) / 2)
-    end = parameter.high if side == "upper" else parameter.low
-    reach = (math.exp if parameter.log else float)((high if side == "upper" else low) + half)
-    rule = config_specs()[parameter.key].range
-    reach = float(f"{min(max(reach, rule.low), rule.high):.2g}") if rule else float(f"{reach:.2g}")
-    reach = round(reach) if parameter.whole else reach
-    if reach == end:
-        return
-    low_high = (parameter.low, reach) if side == "upper" else (reach, parameter.high)
+    upper = place > 0.5
+    half = (high - low) / 2
+    reach = (math.exp if parameter.log else float)(high + half if upper else low - half)
+    reach = _rounded(reach, up=upper)
+    reach = (math.ceil if upper else math.floor)(reach) if parameter.whole else reach
+    if rule := config_specs()[parameter.key].range:
+        reach = min(max(reach, rule.low), rule.high)
+    if not (reach > parameter.high if upper else (0 if parameter.log else -math.inf) < reach < parameter.low):
+        return  # Config itself ends there
+    ends = (parameter.low, reach) if upper else (reach, parameter.high)
     yield (
-        f"the winner's `{parameter.key}` {value:.3g} lies at the {side} edge of its range: search again with "
-        f"{{low: {low_high[0]:g}, high: {low_high[1]:g}}}"
+        f"the winner's `{parameter.key}` {value if parameter.whole else f'{value:.3g}'} lies at the {'upper' if upper else 'lower'} "
+        f"edge of its range: search again with {{low: {ends[0]:g}, high: {ends[1]:g}}}"
     )
+
+
+def _rounded(value: float, *, up: bool) -> float:
+    """To two digits, away from the range."""
+    if not value:
+        return value
+    step = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
+    return float(f"{(math.ceil if up else math.floor)(round(value / step, 9)) * step:.12g}")
 
 
 def _rungs(study: Study, answer: Answer) -> Iterator[str]:
@@ -201,8 +213,8 @@ def _rungs(study: Study, answer: Answer) -> Iterator[str]:
             f"{', '.join(others)}, stopped at a rung and run on as an audit, ended above the median of those let through: "
             f"good configs are stopped too early; {remedy}"
         )
-    if audit.trials >= FEWEST_ENDED and audit.correlation < FAINT:
+    if len(audit.audited) >= FEWEST_AUDITED and audit.correlation < FAINT:
         yield (
             f"the order at the first rung (epoch {audit.rung}) hardly foretells the order at the end: rank correlation "
-            f"{audit.correlation:.2f} over the {audit.trials} trials that ran to their end; {remedy}"
+            f"{audit.correlation:.2f}, by {len(audit.audited)} stopped trials that were run on; {remedy}"
         )

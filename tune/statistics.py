@@ -180,12 +180,23 @@ def _residual(design: np.ndarray, y: np.ndarray) -> tuple[int, float]:
     return len(y) - int(rank), float(rest @ rest)
 
 
-def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
-    """Spearman's; nan with less than three pairs, or where one of the two is constant."""
-    ranks = np.stack([stats.rankdata(a), stats.rankdata(b)])
-    if ranks.shape[1] < 3 or not np.ptp(ranks, axis=1).all():
-        return math.nan
-    return float(np.corrcoef(ranks)[0, 1])
+def rank_correlation(
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    weights: Sequence[float] | np.ndarray | None = None,
+) -> float:
+    """Kendall's: of the pairs that differ in both, the share in the same order less that in the other; nan without any.
+
+    weights: of how many each [n] stands for; of a sample in which each had its own chance, 1 over that chance.
+    """
+    x, y = np.asarray(a, float), np.asarray(b, float)
+    w = np.ones(len(x)) if weights is None else np.asarray(weights, float)
+    agree = total = 0.0
+    for i in range(1, len(x)):  # row by row: all pairs of a long search at once would fill the memory
+        order = np.sign(x[i] - x[:i]) * np.sign(y[i] - y[:i])
+        agree += w[i] * float(order @ w[:i])
+        total += w[i] * float(np.abs(order) @ w[:i])
+    return agree / total if total else math.nan
 
 
 def expected_best(values: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from tune.race import Race, run_race
 BASELINE = 0
 """The first trial, as in a search."""
 
-LEVELS = (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+LEVELS = (0.01, 0.05, 0.1, 0.15, race.ALPHA, 0.25, 0.3, 0.4, 0.5)
 """Of the race's test."""
 
 FINALISTS, SPREADS = (2, 3, 4, 6, 8, 12), (0.25, 0.75, 1.5, 3.0, 6.0)

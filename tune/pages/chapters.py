@@ -17,9 +17,6 @@ from tune.statement import comparison, noise_sentence
 
 SPLIT = {"valid": "validation", "test": "test"}
 
-OURS = {"angry": "anger"}
-"""Classes that the paper names otherwise than its data."""
-
 NO_PREDICTIONS = Note(text="Left out: the study's folder holds no predictions (`lfvd-tune confirm` writes them).")
 
 
@@ -44,7 +41,7 @@ def paper_of(material: Material) -> dict[str, dict[str, float | None]]:
         dataset = published()[dataset_of(material.study.data.name)]
     except InputError:
         return {}
-    names = [name if name in material.classes else OURS.get(name, name) for name in dataset["classes"]]
+    names = dataset["classes"]
     table = dataset.get("table2") or dataset["table3"]
     return {
         system: {**dict(zip(names, row["f1"], strict=True)), "acc": row["acc"], "wf1": row["wf1"]}

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tune.answer import Answer, answer_of
-from tune.best import seen_test_scores
 from tune.confirm import Confirmed
 from tune.journal import BASELINE, Study
 from tune.pages.hours import Hours, hours_of
@@ -46,7 +45,7 @@ def gather(study: Study) -> Material:
     """Read a study's folder. Raises InputError for a file that is damaged."""
     answer = answer_of(study)
     roles = _roles(answer)
-    seen = seen_test_scores(study)
+    seen = study.test_scores()
     tests = {name: seen[each.trial] for name, each in roles.items() if each.trial in seen}
     return Material(
         study=study,

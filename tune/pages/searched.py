@@ -46,8 +46,9 @@ def curves(material: Material) -> Section:
     if (audit := material.answer.audit) and not math.isnan(audit.correlation):
         parts.append(
             Note(
-                text=f"{audit.trials} trials ran to their end. Their order at epoch {audit.rung} and at the end: rank "
-                f"correlation {audit.correlation:.2f} (1: the same order, 0: none)."
+                text=f"{audit.trials} trials ran to their end, {len(audit.audited)} of them as an audit, which stand for those that "
+                f"were stopped: rank correlation of epoch {audit.rung} with the end {audit.correlation:.2f} (Kendall; 1: the same "
+                "order, 0: none)."
             )
         )
     return Section(key="curves", title="Learning curves", how=how, parts=parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tune.best import Scores, seen_test_scores
+from tune.best import Scores
 from tune.confirm import FAILED, mean_std
 from tune.experiments import REFERENCE, Row, dataset_of, published, title
 from tune.paper.grid import Grid
@@ -100,7 +100,7 @@ class Outcomes:
 def _scores(grid: Grid) -> dict[int, Scores]:
     """Number of each row that has all its seeds → its `val/…` and, once opened, `test/…` for each seed, 0..1."""
     runs = {(run["trial"], run["seed"]): run for run in grid.confirmed()}
-    seeds, tests = grid.plan.confirm.seeds, seen_test_scores(grid)
+    seeds, tests = grid.plan.confirm.seeds, grid.test_scores()
     found = {}
     for n in grid.numbers:
         if all((n, seed) in runs for seed in seeds):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lfvd.files import atomic_path, write_text
 from tune.experiments import ONLY, REFERENCE, letters, title
+from tune.paper.grid import Grid
 from tune.paper.rows import SPLITS, UNDECIDED, Line, Outcomes
 
 DASH = "–"
@@ -171,15 +172,25 @@ def _head(outcomes: Outcomes) -> str:
         f"# The paper's tables on {grid.data.name}",
         *([f"**SIMULATED: {simulated}.** {_SIMULATED}"] * bool(simulated)),
     ]
-    said += ["\n".join(f"- {name}: {fact}" for name, fact in facts.items()), _HOW.format(split=split)]
+    said += [
+        "\n".join(f"- {name}: {fact}" for name, fact in facts.items()),
+        _HOW.format(split=split, looks=_looks(grid)),
+    ]
     said += [] if present == "T+A+V" else [_PARTLY.format(present=present)]
     return "\n\n".join(said) + "\n"
+
+
+def _looks(grid: Grid) -> str:
+    count = len(grid.looks())
+    if count < 2:
+        return "test is opened once, when all rows are trained"
+    return f"test was opened {count} times, whenever rows had been added, and nothing was chosen by it"
 
 
 _SIMULATED = """These modalities are stand-ins drawn from the true labels. Rows that use them show that the code runs, and which of
 its parts matter to such data; they say nothing about the real corpus."""
 
-_HOW = """Ours: the epoch is chosen on validation, and test is opened once, when all rows are trained. The published numbers are the
+_HOW = """Ours: the epoch is chosen on validation; {looks}. The published numbers are the
 paper's own; they come from other features, and most public code of this field chooses the epoch by test score, which alone makes
 numbers higher. "ours: W-F1 - …" is the change of {split} W-F1 against the table's unchanged row, paired over seeds, with the
 95 % t interval of each by itself: it covers other seeds, not other test dialogues. "same sign" is told only where it leaves zero
