@@ -16,7 +16,7 @@ from tune.confirm import ranking
 from tune.experiments import published
 from tune.journal import Study
 from tune.pages.material import gather
-from tune.pages.outcome import spread
+from tune.pages.outcome import with_interval
 from tune.pages.page import Chart, Page, render
 from tune.report import report_of, write_report
 from tune.statement import statement_of
@@ -107,7 +107,7 @@ def test_summary(whole):
         "68.32",
         "67.03",
     ]
-    assert spread([50.0]) == "50.00"
+    assert with_interval([50.0]) == "50.00"
 
 
 def test_beside_the_paper(whole):

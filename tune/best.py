@@ -124,8 +124,7 @@ def _draw_confusion(study: Study) -> None:
     """The winner's confusion matrix on validation, over all seeds."""
     trial, seeds = settled(study)[0].trial, study.plan.confirm.seeds
     found = Predictions.load(study.predictions(trial, "valid"))
-    simulated = f"\nSIMULATED: {', '.join(study.data.simulated)}" if study.data.simulated else ""
-    title = f"{study.name}: trial {trial} on {study.data.name}, validation split, {len(seeds)} seeds{simulated}"
+    title = f"{study.name}: trial {trial}, validation split, {len(seeds)} seeds; {study.data.title}"
     confusion(study.folder / "confusion_valid.png", found.confusion(), classes=list(found.classes), title=title)
 
 

@@ -113,7 +113,7 @@ def _score(material: Material, split: str, role: str) -> str:
     """A baseline that wins is its study's winner too."""
     roles = material.scores[split]
     rows = roles.get(role) or (roles.get("winner") if role == "baseline" and _baseline_won(material) else None)
-    return outcome.spread([100 * row["wf1"] for row in rows]) if rows else "–"
+    return outcome.with_interval([100 * row["wf1"] for row in rows]) if rows else "–"
 
 
 def _baseline_won(material: Material) -> bool:

@@ -53,6 +53,11 @@ class DataSource:
     fingerprint: str
     simulated: tuple[str, ...]
 
+    @property
+    def title(self) -> str:
+        """`MELD; SIMULATED: audio, visual`."""
+        return self.name + (f"; SIMULATED: {', '.join(self.simulated)}" if self.simulated else "")
+
     @classmethod
     def of(cls, corpus: Corpus, path: str | Path) -> DataSource:
         """A corpus and where it was read from."""

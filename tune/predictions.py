@@ -11,7 +11,7 @@ import numpy as np
 from lfvd.batch import UNLABELLED
 from lfvd.corpus import Corpus
 from lfvd.files import InputError, atomic_path
-from lfvd.metrics import confusion_matrix
+from lfvd.metrics import confusion_matrix, wf1_by_length
 from lfvd.trainer import Evaluation
 
 
@@ -70,6 +70,12 @@ class Predictions:
     def known(self) -> np.ndarray:
         """Whether an utterance is labelled [N]."""
         return np.asarray(self.label != UNLABELLED)
+
+    def by_length(self) -> list[dict[str, float]]:
+        """W-F1 in 0..1 by dialogue length (lfvd.metrics), of each seed."""
+        known, bins = self.known, [int(end) for end in self.length_bins]
+        label, length, classes = self.label[known], self.length[known], len(self.classes)
+        return [wf1_by_length(label, run[known], length, bins=bins, classes=classes) for run in self.prediction]
 
     def confusion(self) -> np.ndarray:
         """Counts of (true, predicted) over all seeds [c, c]."""

@@ -18,7 +18,7 @@ from tune.pages.chapters import SPLIT, paper_of
 from tune.pages.figures import ending
 from tune.pages.hours import amount
 from tune.pages.material import Material, gather
-from tune.pages.outcome import name_of, spread
+from tune.pages.outcome import name_of, with_interval
 from tune.pages.page import Listing, Note, Page, Part, Row, Section, Table, write_page
 
 KICKER = "Hyperparameter search of LFVD"
@@ -121,7 +121,7 @@ def _summary(material: Material) -> list[Part]:
 
 
 def _wf1(seeds: Sequence[Mapping[str, float]]) -> str:
-    return spread([100 * row["wf1"] for row in seeds]) if seeds else "–"
+    return with_interval([100 * row["wf1"] for row in seeds]) if seeds else "–"
 
 
 def _faults(study: Study) -> Section:

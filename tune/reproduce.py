@@ -54,8 +54,7 @@ def write(grid: Grid, corpus: Corpus) -> None:
 def show(grid: Grid, console: Console) -> None:
     """The tables in short, what is left out, and where all of it lies."""
     outcomes = Outcomes(grid)
-    simulated = f"; SIMULATED: {', '.join(grid.data.simulated)}" if grid.data.simulated else ""
-    console.print(f"\n[bold]{escape(f'{grid.name}: {grid.data.name}{simulated}')}[/]")
+    console.print(f"\n[bold]{escape(f'{grid.name}: {grid.data.title}')}[/]")
     for part in dict.fromkeys(row.part for row in outcomes.rows if row.part.startswith("table")):
         if part in REFERENCE:
             console.print(_table(outcomes, part))

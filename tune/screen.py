@@ -26,8 +26,7 @@ TOP = 8
 
 def title(study: Study) -> str:
     """`demo: MELD (simulated), SIMULATED: language, audio, visual`."""
-    simulated = f"; SIMULATED: {', '.join(study.data.simulated)}" if study.data.simulated else ""
-    return f"{study.name}: {study.data.name}{simulated}"
+    return f"{study.name}: {study.data.title}"
 
 
 def show_status(study: Study, console: Console) -> None:

@@ -100,6 +100,14 @@ def finalists(material: Material) -> Section:
         for each in order
         if each.drop and each.trial != BASELINE
     ]
+    for each in order:
+        if each.beyond:
+            scores = ", ".join(f"{100 * score:.2f}" for score in each.beyond)
+            parts.append(
+                Note(
+                    text=f"The tie took trial {each.trial} beyond the plan's seeds, to {scores}; the averages leave them out."
+                )
+            )
     if found := material.answer.validation:
         text = comparison(found, len(order) - 1)
         parts.append(Note(text=f"{text[0].upper()}{text[1:]}."))

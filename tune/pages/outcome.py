@@ -11,7 +11,6 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lfvd.config import MODALITY_NAMES
-from lfvd.metrics import wf1_by_length
 from tune.confirm import Confirmed
 from tune.journal import BASELINE, Study
 from tune.pages.figures import BLUE, GREEN, GREY, ORANGE, PINK, SCORE, SKY, base, best_of, plain
@@ -31,7 +30,7 @@ def name_of(trial: int, winner: int) -> str:
     return f"trial {trial}" + (f" ({', '.join(roles)})" if roles else "")
 
 
-def spread(scores: Sequence[float]) -> str:
+def with_interval(scores: Sequence[float]) -> str:
     """`62.31 ± 0.52`: mean and half of its 95 % interval; without the half for one value."""
     found = mean_interval(scores)
     return f"{found.mean:.2f}" if np.isnan(found.high) else f"{found.mean:.2f} ± {found.high - found.mean:.2f}"
@@ -109,19 +108,12 @@ def wf1_by_dialogue_length(found: Mapping[str, Predictions]) -> go.Figure | None
         return None
     figure, ticks = base(340, x="utterances in the dialogue", y="W-F1 (%)"), list[str]()
     for i, (name, each) in enumerate(found.items()):
-        rows = _by_length(each)
+        rows = each.by_length()
         ticks = list(rows[0])
         places = [place + 0.1 * i - 0.05 * (len(found) - 1) for place in range(len(ticks))]
         groups = [[100 * row[length] for row in rows] for length in ticks]
         figure.add_trace(_along(groups, places, COLOUR[name], name))
     return _named(figure, "x", ticks)
-
-
-def _by_length(found: Predictions) -> list[dict[str, float]]:
-    """W-F1 of each bin in 0..1, of each seed."""
-    known, bins, classes = found.known, [int(end) for end in found.length_bins], len(found.classes)
-    label, length = found.label[known], found.length[known]
-    return [wf1_by_length(label, run[known], length, bins=bins, classes=classes) for run in found.prediction]
 
 
 def fusion_weights(found: Predictions) -> go.Figure | None:
@@ -169,7 +161,7 @@ def _along(groups: Sequence[Sequence[float]], places: Sequence[float], colour: s
 def _means(groups: Sequence[Sequence[float]], colour: str) -> tuple[list[float], dict[str, object], list[str]]:
     found = [mean_interval(group) for group in groups]
     reach = [0.0 if np.isnan(each.high) else each.high - each.mean for each in found]  # one seed has no interval
-    texts = [f"{spread(group)} %" for group in groups]
+    texts = [f"{with_interval(group)} %" for group in groups]
     return [each.mean for each in found], {"type": "data", "array": reach, "color": colour, "thickness": 2}, texts
 
 

@@ -13,7 +13,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lfvd.files import atomic_path
-from lfvd.metrics import wf1_by_length
 from lfvd.plots import COLOURS, confusion
 from tune.experiments import Row, letters, title
 from tune.paper.rows import SPLITS, Outcomes
@@ -54,11 +53,7 @@ def _confusion(outcomes: Outcomes, rows: Sequence[Row]) -> None:
 def _lengths(outcomes: Outcomes, rows: Sequence[Row]) -> None:
     """By the number of utterances in the dialogue, in the paper's bins."""
     found = _predicted(outcomes, rows)
-    label, length, bins = found.label[found.known], found.length[found.known], found.length_bins.tolist()
-    each = [
-        wf1_by_length(label, prediction[found.known], length, bins=bins, classes=len(found.classes))
-        for prediction in found.prediction
-    ]
+    each = found.by_length()
     scores = {name: [100 * seed[name] for seed in each] for name in each[0]}
     heading = _heading("W-F1 by utterances in the dialogue (Figure 4)", outcomes)
     _points(outcomes, "figure4", scores, heading=heading)
