@@ -77,7 +77,9 @@ def test_whole_search(searched, data):
     assert config.run.epochs == 2
     trials = {r["trial"] for r in lines(study / "epochs.jsonl") if r["stage"] == "search"}
     assert trials == {0, 1, 2}
-    assert len(lines(study / "test_looks.jsonl")) == 1
+    look, seen = lines(study / "test_looks.jsonl")
+    assert list(seen) == ["scores"], "the look first, then what it saw"
+    assert set(seen["scores"]) == {str(number) for number in look["trials"]}
     assert re.search(r"^search 3/3 trials, .* best trial \d \d+\.\d\d", done.stdout, re.MULTILINE)
     assert re.search(r"^confirmation: \d runs done, 0 more wanted", done.stdout, re.MULTILINE)
     assert "MELD (simulated); SIMULATED: language, audio" in done.stdout
