@@ -1,9 +1,10 @@
-# `make search` and `make test` set up all they need: Python 3.11 or newer and make. `make chaos` kills a search 20 times.
+# `make search` and `make test` set up all they need: Python 3.11 or newer and make. `make features` adds what `lfvd extract`
+# takes; `make chaos` kills a search 20 times, `make fuzz` feeds 200,000 hostile files.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA := data/demo.safetensors
 
-.PHONY: install search test chaos lint
+.PHONY: install features search test chaos fuzz lint
 
 install: .venv/installed
 
@@ -12,6 +13,9 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
+
+features: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[features,test,test-features]'
 
 search: install $(DATA)
 	$(BIN)/lfvd-tune search search_spaces/demo.yaml --data $(DATA) --name demo
@@ -24,6 +28,10 @@ test: install
 
 chaos: install
 	$(BIN)/python tests/test_chaos.py --kills 20
+
+fuzz: install
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: 'atheris>=3,<4'
+	$(BIN)/python tests/fuzz/run.py --inputs 200000
 
 lint: install
 	$(BIN)/ruff check .

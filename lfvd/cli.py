@@ -1,6 +1,8 @@
 """The command `lfvd`: data → training → scores → predictions.
 
 lfvd import ../shared/meld --language ../shared/meld/minilm.npz --out data/meld.safetensors
+lfvd import IEMOCAP_features.pkl --out data/iemocap.safetensors            (any published feature file)
+lfvd extract audio MELD --clips MELD.Raw --out audio.npz                     (raw sound, pictures or text → features)
 lfvd simulate --like meld --dialogues 60 --out data/demo.safetensors       (no data at hand: a simulated corpus)
 lfvd describe data/demo.safetensors
 lfvd train meld --data data/demo.safetensors --set model.width=64 --set run.epochs=5 --out runs/demo
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from lfvd.extract.cli import app as extract_app
 from lfvd.files import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(extract_app, name="extract")
 
 DataOption = Annotated[Path, typer.Option("--data", metavar="FILE", help="Corpus made by `lfvd import` or `simulate`.")]
 SplitOption = Annotated[Literal["train", "valid", "test"], typer.Option("--split", help="Which dialogues.")]
@@ -58,21 +63,57 @@ def _complain(text: str) -> None:
 
 @app.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="MELD's {train,dev,test}_sent_emo.csv.")],
-    out: CorpusOut,
-    language: Annotated[str | None, typer.Option(metavar="FILE", help="Language features (.npz).")] = None,
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE", help="Feature files, a table of utterances, or a folder of them.")
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Corpus to write (.safetensors).")] = None,
+    language: Annotated[str | None, typer.Option(metavar="FILE", help="Language features (.npz, .npy).")] = None,
     audio: Annotated[str | None, typer.Option(metavar="FILE|simulated", help="Audio features, or stand-ins.")] = None,
     visual: Annotated[str | None, typer.Option(metavar="FILE|simulated", help="Visual features, or stand-ins.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of simulated features.")] = 0,
+    text_layers: Annotated[
+        Literal["mean", "first", "concat"], typer.Option(help="What to make of a text's four RoBERTa layers.")
+    ] = "mean",
+    valid_fraction: Annotated[
+        float, typer.Option(metavar="SHARE", help="Train dialogues for validation, where a source has none.")
+    ] = 0.1,
+    carve_seed: Annotated[int, typer.Option(help="Seed that chooses these dialogues.")] = 0,
+    nan_to_zero: Annotated[bool, typer.Option("--nan-to-zero", help="NaN and infinite values become 0.")] = False,
+    classes: Annotated[str, typer.Option(metavar="A,B,…", help="Of a table: class names in order of the labels.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Describe what would be written; write nothing.")] = False,
 ) -> None:
-    """Make a corpus from published data."""
-    _check_out(out)
-    from lfvd.importers import import_meld, write_sentences
+    """Make a corpus from feature files of any published layout, or from a table."""
+    if out is None and not dry_run:
+        raise InputError("--out: is missing, but says where the corpus goes: try --out data/corpus.safetensors")
+    if out is not None:
+        _check_out(out)
+    from lfvd.importers import ImportOptions, import_files
 
     given = {"l": language, "a": audio, "v": visual}
-    corpus, sentences = import_meld(folder, features={m: f for m, f in given.items() if f is not None}, seed=seed)
+    options = ImportOptions(
+        text_layers=text_layers,
+        valid_fraction=valid_fraction,
+        carve_seed=carve_seed,
+        nan_to_zero=nan_to_zero,
+        seed=seed,
+        features={m: f for m, f in given.items() if f is not None},
+    )
+    corpus, sentences, found = import_files(
+        sources, options, classes=[c.strip() for c in classes.split(",") if c.strip()]
+    )
+    for line in found:
+        print(line)
+    if out is None or dry_run:
+        _print_tables(corpus)
+        return
     corpus = corpus.save(out)
-    _say_written(corpus, out, write_sentences(sentences, out))
+    from lfvd.importers import write_sentences
+
+    if sentences.empty:
+        out.with_suffix(".parquet").unlink(missing_ok=True)  # sentences of what lay there before
+        _say_written(corpus, out)
+    else:
+        _say_written(corpus, out, write_sentences(sentences, out))
 
 
 @app.command()
@@ -115,11 +156,15 @@ def _simulated(corpus: Corpus) -> str:
 @app.command()
 def describe(file: Annotated[Path, typer.Argument(metavar="FILE", help="Corpus to describe.")]) -> None:
     """Print what a corpus holds, and its oddities."""
+    _print_tables(_open(file))
+
+
+def _print_tables(corpus: Corpus) -> None:
     from rich.console import Console
 
     from lfvd.describe import describe as tables
 
-    Console(highlight=False).print(tables(_open(file)))
+    Console(highlight=False).print(tables(corpus))
 
 
 @app.command()

@@ -78,7 +78,7 @@ class Corpus:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
                 arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118 (no iterator)
-        except (SafetensorError, OSError, RuntimeError, TypeError) as error:
+        except (SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise CorpusError(f"{path}: is not a whole safetensors file ({error}): import it again") from None
         if FORMAT not in header:
             raise CorpusError(f"{path}: is not a corpus (its header has no `{FORMAT}`): make one with `lfvd import`")
@@ -86,9 +86,9 @@ class Corpus:
             values = json.loads(header[FORMAT])
             if values["version"] == VERSION:
                 features = {m: arrays.pop(name) for m, name in MODALITY_NAMES.items() if name in arrays}
-                info, fingerprint = _info(values["info"]), values["fingerprint"]
+                info, fingerprint = _info(values["info"]), str(values["fingerprint"])
                 corpus = cls(info=info, features=features, fingerprint=fingerprint, **arrays)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise CorpusError(f"{path}: its header or arrays are incomplete ({error}): import the data again") from None
         if (version := values["version"]) != VERSION:
             raise CorpusError(
@@ -145,9 +145,13 @@ class Corpus:
                 )
         if found:
             return found
+        found += self._text_problems()
         dialogues, utterances = len(self.split), len(self.label)
         if not self.features:
             found.append("there is no modality: import at least one of language, audio, visual")
+        for modality, flat in self.features.items():
+            if not flat.shape[1]:
+                found.append(f"`{MODALITY_NAMES[modality]}` is 0 wide: leave the modality out")
         for name, array in self._arrays().items():
             want = {"offset": dialogues + 1, "split": dialogues}.get(name, utterances)
             if len(array) != want:
@@ -166,8 +170,24 @@ class Corpus:
                 f"{self._where(bad[0])} has label {self.label[bad[0]]}, but labels are 0 to {classes - 1}, "
                 f"or {UNLABELLED} for none: correct it in the source"
             )
+        if (self.speaker < 0).any():
+            found.append("`speaker` must be numbers from 0 up")
         if ((self.split < 0) | (self.split >= len(SPLITS))).any():
             found.append("`split` must be 0 (train), 1 (valid) or 2 (test)")
+        return found
+
+    def _text_problems(self) -> list[str]:
+        """Names that cannot be told apart, or would steer the terminal on which they are printed; bins that do not rise."""
+        info, found = self.info, []
+        options = [text for pair in info.options.items() for text in pair if isinstance(text, str)]
+        for text in (info.name, *info.classes, *info.dialogues, *info.simulated, *info.sources, *options):
+            if not text.isprintable():
+                found.append(f"{text!a} holds characters that cannot be printed: rename it in the source")
+                break
+        if len(set(info.classes)) < len(info.classes):
+            found.append("two classes have the same name: rename one in the source")
+        if list(info.length_bins) != sorted({*info.length_bins}):
+            found.append("the length bins do not rise: import the data again")
         return found
 
     def check_features(self, source: str) -> None:
@@ -226,6 +246,13 @@ class Corpus:
 
 
 def _info(values: Mapping[str, Any]) -> CorpusInfo:
-    """JSON → CorpusInfo: lists back to tuples."""
+    """JSON → CorpusInfo: lists back to tuples. Raises ValueError where a value is not of the type it is written with."""
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return CorpusInfo(**plain)
+    info = CorpusInfo(**plain)
+    lists = (info.classes, info.dialogues, info.simulated, info.length_bins)
+    if not all(isinstance(part, tuple) for part in lists) or not isinstance(info.options, dict):
+        raise ValueError("`info` has another form than this release writes")
+    texts = [info.name, *info.classes, *info.dialogues, *info.simulated, *info.sources, *info.sources.values()]
+    if not all(isinstance(text, str) for text in texts) or not all(type(end) is int for end in info.length_bins):
+        raise ValueError("`info` holds values of other types than this release writes")
+    return info

@@ -17,9 +17,12 @@ from rich.text import Text
 from lfvd.batch import UNLABELLED
 from lfvd.config import MODALITY_NAMES
 from lfvd.corpus import SPLITS, Corpus
+from lfvd.simulate import LIKENESS
 
 MELD_UTTERANCES = (9989, 1109, 2610)
 """Utterances of MELD's train, valid and test split as published (Poria et al., 2019)."""
+IEMOCAP_UTTERANCES = (5810, 1623)
+"""Utterances of IEMOCAP's six-class train and test split as published; validation is a part of train."""
 
 
 def describe(corpus: Corpus) -> RenderableType:
@@ -45,6 +48,12 @@ def warnings(corpus: Corpus) -> list[str]:
             f"MELD has {_slashed(counts)} utterances in train/valid/test, but {_slashed(MELD_UTTERANCES)} as published: "
             "compare results with published ones only where the splits are equal"
         )
+    if corpus.info.name == "IEMOCAP" and (counts[0] + counts[1], counts[2]) != IEMOCAP_UTTERANCES:
+        found.append(
+            f"IEMOCAP has {counts[0] + counts[1]}/{counts[2]} utterances in train and valid/test, but "
+            f"{_slashed(IEMOCAP_UTTERANCES)} as published: compare results with published ones only where the splits are equal"
+        )
+    found += _other_classes(corpus)
     empty = [split for split, count in zip(SPLITS, counts, strict=True) if not count]
     if empty:
         found.append(
@@ -56,6 +65,26 @@ def warnings(corpus: Corpus) -> list[str]:
     if absent.any():
         names = ", ".join(name for name, gone in zip(corpus.info.classes, absent, strict=True) if gone)
         found.append(f"train has no utterance of {names}: a model cannot learn what it never sees")
+    return found
+
+
+def _other_classes(corpus: Corpus) -> list[str]:
+    """Where the numbers of utterances are the published ones, those of the classes should be too."""
+    figures = LIKENESS.get(corpus.info.name.lower())
+    if figures is None or corpus.info.classes != figures.classes:
+        return []
+    rows = {"train": ("train", "valid"), "test": ("test",)}
+    if len(figures.blocks) == len(SPLITS):
+        rows = {split: (split,) for split in SPLITS}
+    found = []
+    for (name, splits), (_, published) in zip(rows.items(), figures.blocks, strict=True):
+        there = np.any([_rows(corpus, split) for split in splits], axis=0) & (corpus.label != UNLABELLED)
+        counts = np.bincount(corpus.label[there], minlength=len(published))
+        if counts.sum() == sum(published) and tuple(counts) != published:
+            found.append(
+                f"{' and '.join(splits)} has {_slashed(counts)} utterances of {', '.join(figures.classes)}, but "
+                f"{_slashed(published)} as published ({name}): the labels may be in another order"
+            )
     return found
 
 
@@ -99,6 +128,11 @@ def _dialogues(corpus: Corpus) -> Table:
     for name, values in per_dialogue.items():
         quartiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
         table.add_row(name, *(f"{q:g}" for q in quartiles), f"{values.mean():.1f}")
+    ends = [0, *corpus.info.length_bins, np.inf]
+    counts = np.histogram(per_dialogue["utterances"], bins=[end + 0.5 for end in ends])[0]
+    if corpus.info.length_bins:
+        table.caption = f"{_bins(corpus.info.length_bins)} utterances: {_slashed(counts)} dialogues"
+        table.caption_justify, table.caption_style = "left", "dim"
     return table
 
 
@@ -155,7 +189,7 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if part else "0 %"
 
 
-def _slashed(counts: Sequence[int]) -> str:
+def _slashed(counts: Sequence[int] | np.ndarray) -> str:
     return "/".join(str(count) for count in counts)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,16 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors that end when someone makes room."""
 
 
+YAML_SIZE = 2**18
+"""Most characters of a YAML file, and most values of one with its aliases written out; real ones have a hundredth."""
+
+
 class InputError(ValueError):
     """Bad input of the user: one sentence with file, key, value, rule and remedy. Command lines print it and exit 2."""
+
+    def __str__(self) -> str:
+        """The sentence, which may quote a file, with everything that would steer a terminal written out."""
+        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in super().__str__())
 
 
 @contextmanager
@@ -54,32 +63,66 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error instead of silently the last one."""
+    """Safe YAML: a key given twice is an error instead of silently the last one, and few bytes cannot become much."""
+
+    def compose_document(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().compose_document()
+        if node is not None and _written_out(node, {}) > YAML_SIZE:
+            raise yaml.composer.ComposerError(None, None, "its aliases repeat too much: write the values out")
+        return node
+
+
+def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values stand at and below a node, one behind an alias counted each time. `known`: id of node → count."""
+    if id(node) not in known:
+        known[id(node)] = YAML_SIZE  # for an alias to what it lies in
+        below = node.value if isinstance(node, yaml.CollectionNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            below = [part for pair in below for part in pair]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in below)
+    return known[id(node)]
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
+    for key, count in Counter(key for key in keys if isinstance(key, Hashable)).items():
+        if count > 1:
             raise yaml.constructor.ConstructorError(None, None, f"the key `{key}` is given twice", node.start_mark)
     return loader.construct_mapping(node, deep=True)
 
 
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    value: int = loader.construct_yaml_int(node)
+    if abs(value) >= 2**63:  # Python refuses to print much larger ones
+        raise yaml.constructor.ConstructorError(None, None, "a whole number has more than 64 bits", node.start_mark)
+    return value
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises InputError for a missing file, bad YAML or anything else than a mapping."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(YAML_SIZE + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}: check the path") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not a text file in UTF-8: name a YAML file") from None
+    if len(text) > YAML_SIZE:
+        raise InputError(f"{path}: has more than {YAML_SIZE} characters, but a YAML file of settings has fewer: cut it")
     try:
         values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    except (
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+    ):  # PyYAML's answers to `!!bool maybe`, `"\UFFFFFFFF"` and such
+        raise InputError(f"{path}: is not valid YAML: a value does not fit its tag or escape: correct it") from None
     if values is None:
         return {}
     if not isinstance(values, dict):

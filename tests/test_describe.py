@@ -111,3 +111,30 @@ def test_real_meld(meld_folder):
     assert row(text, "speakers") == ["1", "2", "2", "3", "9", "2.7"]
     assert row(text, "audio")[-1] == "simulated"
     assert row(text, "language") == ["384", "0", "%", "imported"]
+
+
+def test_warnings_of_iemocap(corpus):
+    full = simulate("iemocap", seed=0, widths={"v": 1})
+    named = replace(full, info=replace(full.info, name="IEMOCAP"))
+    assert warnings(named) == []
+    fewer = named.restricted("train", "test")
+    assert (
+        f"IEMOCAP has {len(fewer.label) - 1623}/1623 utterances in train and valid/test, but 5810/1623 as published"
+        in (" ".join(warnings(fewer)))
+    )
+
+
+@pytest.mark.parametrize("name", ["meld", "iemocap"])
+def test_labels_in_another_order(name):
+    full = simulate(name, seed=0, widths={"v": 1})
+    named = replace(full, info=replace(full.info, name=name.upper()))
+    swapped = replace(named, label=np.where(named.label < 2, 1 - named.label, named.label))
+    found = warnings(swapped)
+    assert found
+    assert all("as published" in text and text.endswith("the labels may be in another order") for text in found)
+
+
+def test_dialogues_of_each_length(corpus):
+    length = np.diff(corpus.offset)
+    counts = (length <= 5).sum(), ((length > 5) & (length <= 13)).sum(), (length > 13).sum()
+    assert "1-5, 6-13, 14 and more utterances: {}/{}/{} dialogues".format(*counts) in printed(corpus)

@@ -409,3 +409,15 @@ def test_published_sentences_are_clean(meld):
     assert len(sentences) == 13708
     assert not sentences["sentence"].str.contains("[\x80-\x9f]").any()
     assert sentences["sentence"][0].startswith("also I was the point person on my company’s")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_missing_values_become_zero_where_asked(folder, value):
+    """As clips that could not be read are; counted, and nothing else is changed."""
+    npz = folder / "holey.npz"
+    np.savez(npz, **{**parts(), "dev": holding(value)})
+    corpus, _ = import_meld(folder, features={"l": npz}, nan_to_zero=True)
+    expected = np.concatenate([parts()[key].astype(np.float32) for key in ("train", "dev", "test")])
+    expected[len(parts()["train"]) + 1, 2] = 0.0
+    assert np.array_equal(corpus.features["l"], expected)
+    assert corpus.info.options["nan_to_zero"] == {"language": 1}

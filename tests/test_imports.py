@@ -15,11 +15,11 @@ FORBIDDEN = {"tune", "ray", "optuna", "mlflow"}
 
 LAYERS = (
     {"files"},
-    {"config", "batch", "metrics", "runinfo"},
+    {"config", "batch", "metrics", "runinfo", "plain", "unpickle"},
     {"encoders", "dag", "augment", "variational"},
     {"corpus", "importers", "simulate", "describe", "model", "losses"},
     {"trainer", "plots"},
-    {"tables", "runs", "screen"},
+    {"tables", "runs", "screen", "extract"},
     {"cli"},
 )
 """From the bottom up; within a layer the order is free as long as there is no cycle."""

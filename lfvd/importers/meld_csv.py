@@ -1,4 +1,4 @@
-"""Published data → Corpus. So far: MELD's transcripts with features in `.npz` files.
+"""MELD's published transcripts, with features in `.npz` files, as a corpus.
 
 `lfvd import ../shared/meld --language ../shared/meld/minilm.npz --audio simulated --visual simulated --out data/meld.safetensors`
 
@@ -8,9 +8,6 @@ The folder holds MELD's train_sent_emo.csv, dev_sent_emo.csv and test_sent_emo.c
 
 from __future__ import annotations
 
-import hashlib
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,10 +16,10 @@ import pandas as pd
 
 from lfvd.config import MODALITIES, MODALITY_NAMES
 from lfvd.corpus import Corpus, CorpusError, CorpusInfo
-from lfvd.files import atomic_path
+from lfvd.importers.arrays import BROKEN, npz_arrays
+from lfvd.importers.datasets import MELD_CLASSES, repaired, sha256
 from lfvd.simulate import stand_in
 
-MELD_CLASSES = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
 MELD_SPLITS = {"train": 0, "dev": 1039, "test": 1153}
 """MELD's names of the splits → the first dialogue's number in the numbering across splits (0 to 1432, without 60)."""
 MELD_DIALOGUES = 1433
@@ -31,17 +28,15 @@ MELD_COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID"
 SIMULATED = "simulated"
 """Given in place of a feature file: make stand-ins from the labels (lfvd.simulate)."""
 
-# The 27 bytes that CP1252 fills with characters and latin1 with control characters.
-_CP1252 = {i: text for i in range(0x80, 0xA0) if (text := bytes([i]).decode("cp1252", errors="ignore"))}
-
 
 def import_meld(
-    folder: str | Path, *, features: Mapping[str, str | Path], seed: int = 0
+    folder: str | Path, *, features: Mapping[str, str | Path], seed: int = 0, nan_to_zero: bool = False
 ) -> tuple[Corpus, pd.DataFrame]:
     """Read MELD from its three CSVs, with features for each modality of `features` (l, a, v → file, or `simulated`).
 
     Returns the corpus, not yet saved, and its sentences (see `write_sentences`), repaired. `seed` is for simulated
-    audio and visual features. Speakers are numbered within a dialogue in order of appearance, dialogues across splits
+    audio and visual features. `nan_to_zero`: values that are not finite become 0, counted in the corpus's options, as clips
+    that `lfvd extract` could not read; without it they are an error. Speakers are numbered within a dialogue in order of appearance, dialogues across splits
     as in the published feature files. Raises CorpusError for anything missing, misshapen, unknown or not finite.
     """
     if not features:
@@ -51,13 +46,16 @@ def import_meld(
     table = pd.concat(tables.values(), ignore_index=True)
     label = table["label"].to_numpy(np.int64)
     arrays: dict[str, np.ndarray] = {}
-    sources = {_csv(folder, split).name: _sha256(_csv(folder, split)) for split in MELD_SPLITS}
+    zeroed: dict[str, int] = {}
+    sources = {_csv(folder, split).name: sha256(_csv(folder, split)) for split in MELD_SPLITS}
     for modality in (m for m in MODALITIES if m in features):
         given, name = features[modality], MODALITY_NAMES[modality]
         if str(given) != SIMULATED:
             file = Path(given)
-            arrays[modality] = _npz_features(file, {split: len(t) for split, t in tables.items()})
-            sources[file.name if file.name not in sources else f"{name}/{file.name}"] = _sha256(file)
+            raw = _npz_features(file, {split: len(t) for split, t in tables.items()})
+            arrays[modality] = np.concatenate([_finite(f"{file}: `{key}`", raw[key], nan_to_zero) for key in raw])
+            zeroed[name] = sum(int((~np.isfinite(part)).sum()) for part in raw.values()) if nan_to_zero else 0
+            sources[file.name if file.name not in sources else f"{name}/{file.name}"] = sha256(file)
         elif modality == "l":
             raise CorpusError(
                 f"{folder}: language features cannot be simulated for real sentences: use `lfvd simulate`"
@@ -73,7 +71,11 @@ def import_meld(
             dialogues=tuple(table["dialogue"].iloc[starts]),
             simulated=simulated,
             sources=sources,
-            options={"layout": "MELD CSV", **({"seed": seed} if simulated else {})},
+            options={
+                "layout": "MELD CSV",
+                **({"seed": seed} if simulated else {}),
+                **({"nan_to_zero": {k: v for k, v in zeroed.items() if v}} if nan_to_zero else {}),
+            },
             length_bins=(5, 13),
         ),
         features=arrays,
@@ -83,23 +85,6 @@ def import_meld(
         split=table["split"].to_numpy(np.int64)[starts],
     )
     return corpus, table[["dialogue", "position", "sentence"]]
-
-
-def write_sentences(sentences: pd.DataFrame, corpus_path: str | Path) -> Path:
-    """Write the sentences (columns dialogue, position, sentence) as `.parquet` beside a corpus file, atomically."""
-    path = Path(corpus_path).with_suffix(".parquet")
-    with atomic_path(path) as temporary:
-        sentences.to_parquet(temporary, index=False)
-    return path
-
-
-def repaired(sentence: str) -> str:
-    """The sentence with CP1252 punctuation that was read as latin1 put right.
-
-    >>> repaired("We can\\x92t\\x85")
-    'We can’t…'
-    """
-    return sentence.translate(_CP1252)
 
 
 def _csv(folder: Path, split: str) -> Path:
@@ -176,27 +161,23 @@ def _refuse(bad: pd.Series, column: pd.Series, file: Path, rule: str) -> None:
         raise CorpusError(f"{file}, row {row + 1}: the value of `{column.name}` is {column.iloc[row]!r}, but {rule}")
 
 
-def _npz_features(file: Path, rows: Mapping[str, int]) -> np.ndarray:
-    """The arrays of an `.npz` one below the other: [N, width] float32. `rows`: key → rows it must have."""
+def _npz_features(file: Path, rows: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz`, alike in width. `rows`: key → rows it must have."""
     try:
-        with file.open("rb") as opened:  # np.load by name leaves the file open where the archive is broken
-            arrays = np.load(opened, allow_pickle=False)
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            parts = {key: arrays[key] for key in rows if key in arrays}
+        parts = npz_arrays(file)
     except FileNotFoundError:
         raise CorpusError(f"{file}: there is no such file: name an .npz with {', '.join(rows)}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except BROKEN as error:
         raise CorpusError(f"{file}: is not an .npz of plain arrays ({error}): write it with numpy.savez") from None
     for key, count in rows.items():
         if key not in parts:
             raise CorpusError(f"{file}: there is no key `{key}`, but it must hold {', '.join(rows)}: add it")
         _check_part(f"{file}: `{key}`", parts[key], count, f"{key}_sent_emo.csv")
-    widths = {key: part.shape[1] for key, part in parts.items()}
+    widths = {key: parts[key].shape[1] for key in rows}
     if len(set(widths.values())) > 1:
         listed = ", ".join(f"{key} {width}" for key, width in widths.items())
         raise CorpusError(f"{file}: the widths are {listed}, but must be equal: use one extractor for all")
-    return np.concatenate([_finite(f"{file}: `{key}`", part) for key, part in parts.items()])
+    return {key: parts[key] for key in rows}
 
 
 def _check_part(where: str, part: np.ndarray, rows: int, csv: str) -> None:
@@ -208,17 +189,14 @@ def _check_part(where: str, part: np.ndarray, rows: int, csv: str) -> None:
         raise CorpusError(f"{where} has {len(part)} rows, but {csv} has {rows}: extract the features from that file")
 
 
-def _finite(where: str, part: np.ndarray) -> np.ndarray:
+def _finite(where: str, part: np.ndarray, nan_to_zero: bool) -> np.ndarray:
     with np.errstate(over="ignore"):  # what overflows float32 is infinite, and refused as such
         flat = part.astype(np.float32)
+    if nan_to_zero:
+        return np.nan_to_num(flat, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
     bad = ~np.isfinite(flat).all(axis=1)
     if bad.any():
         row = int(bad.argmax())
         value = part[row][~np.isfinite(flat[row])][0]
         raise CorpusError(f"{where}, row {row + 1} holds {value}, but must be finite float32: correct it")
     return flat
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

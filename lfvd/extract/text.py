@@ -1,0 +1,172 @@
+"""Sentences → vectors of a text encoder such as RoBERTa (Liu et al., 2019), fine-tuned on the train split if wished.
+
+An encoder is a folder, or a name on the Hugging Face hub. Its vector of a sentence is that of the first token (CLS), of each
+of the last four layers, as in COSMIC (Ghosal et al., 2020). An encoder that says how it is to be pooled (a folder of the
+sentence-transformers library with `1_Pooling/config.json`) is pooled that way, by its last layer.
+Shapes: b sentences of a batch, t tokens, h width of the encoder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.utils import cached_file
+
+from lfvd.files import InputError, write_text
+
+Layers = Literal["mean", "first", "concat"]
+"""Of the last four layers: their mean, the last one alone, or all, the last one first."""
+LAST = 4
+POOLING, MODULES = "1_Pooling/config.json", "modules.json"
+"""Files of the sentence-transformers library."""
+
+
+class EncoderError(InputError):
+    """A text encoder that cannot be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooling:
+    """How the tokens' vectors become one vector of the sentence."""
+
+    tokens: Literal["cls", "mean"] = "cls"
+    layers: Layers = "mean"
+    unit_length: bool = False
+    """Divide the vector by its length at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """A text encoder, ready for use."""
+
+    tokenizer: Any
+    model: Any
+    """On the device where it is to run."""
+    pooling: Pooling
+    longest: int
+    """Tokens; what is beyond is cut off."""
+    own: Mapping[str, str]
+    """The files of its folder that say how it is pooled: name → text."""
+
+    def tokens(self, texts: Sequence[str]) -> Any:
+        """A padded batch, on the model's device."""
+        return self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.longest, return_tensors="pt"
+        ).to(self.model.device)
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder as a folder for `load`, in place of one that is there, and whole or not at all."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+            new = Path(temporary) / "encoder"
+            self.model.save_pretrained(new)
+            self.tokenizer.save_pretrained(new)
+            for name, text in self.own.items():
+                write_text(new / name, text)
+            shutil.rmtree(folder, ignore_errors=True)
+            new.rename(folder)
+
+
+def load(name: str, *, layers: Layers | None = None, device: str = "cpu") -> Encoder:
+    """The encoder in a folder or on the hub. `layers` None: the encoder's own way, else the mean.
+
+    Raises EncoderError where it is not to be had. No code of the folder or the hub is run.
+    """
+    transformers.utils.logging.set_verbosity_error()  # it tells of a head that is not used here
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model = transformers.AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
+        own = {file: text for file in (POOLING, MODULES) if (text := _optional(name, file)) is not None}
+    except Exception as error:  # what its many parts raise: OSError, ValueError, KeyError, SafetensorError
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise EncoderError(
+            f"--model {name}: is no text encoder that can be loaded ({reason}): name a folder with one, or one of the hub"
+        ) from None
+    return Encoder(
+        tokenizer=tokenizer,
+        model=model.to(device).eval(),
+        pooling=_pooling({file: json.loads(text) for file, text in own.items()}, layers),
+        longest=_longest(model, tokenizer),
+        own=own,
+    )
+
+
+def _longest(model: Any, tokenizer: Any) -> int:
+    """Tokens that both can take; a tokenizer without a limit says a very large number."""
+    positions = getattr(model.config, "max_position_embeddings", math.inf)
+    padding = model.config.pad_token_id or 0  # RoBERTa counts its positions from the one after it
+    return int(min(positions - padding - 1, tokenizer.model_max_length))
+
+
+def _pooling(own: Mapping[str, Any], layers: Layers | None) -> Pooling:
+    """The encoder's own pooling, as the sentence-transformers library writes it, else the field's."""
+    if POOLING not in own:
+        return Pooling(layers=layers or "mean")
+    return Pooling(
+        tokens="mean" if own[POOLING].get("pooling_mode_mean_tokens") else "cls",
+        layers=layers or "first",
+        unit_length=any(str(module.get("type", "")).endswith("Normalize") for module in own.get(MODULES, [])),
+    )
+
+
+def _optional(name: str, file: str) -> str | None:
+    path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+    return None if path is None else Path(path).read_text(encoding="utf-8")
+
+
+def encode(
+    encoder: Encoder, texts: Sequence[str], *, batch: int = 32, done: Callable[[int], None] = lambda count: None
+) -> np.ndarray:
+    """A vector each, in the order of the texts: [N, h or 4 h] float32. `done` is called with the number of texts behind.
+
+    Sentences of like length share a batch, so that little is computed on padding; padding changes no vector.
+    """
+    lengths = [
+        len(ids) for ids in encoder.tokenizer(list(texts), truncation=True, max_length=encoder.longest).input_ids
+    ]
+    order = np.argsort(lengths, kind="stable")[::-1]  # longest first: memory that does not suffice shows at once
+    features: np.ndarray | None = None
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        with torch.inference_mode():
+            vectors = pooled(encoder, encoder.tokens([texts[i] for i in rows])).cpu().numpy()
+        if features is None:
+            features = np.empty((len(texts), vectors.shape[1]), np.float32)
+        features[rows] = vectors
+        done(start + len(rows))
+    assert features is not None, "a source has at least one row"
+    return features
+
+
+def pooled(encoder: Encoder, tokens: Any) -> Tensor:
+    """The vectors of a batch by the encoder's pooling: [b, h], or [b, 4 h] where layers are concatenated."""
+    hidden = encoder.model(**tokens, output_hidden_states=True).hidden_states[1:]  # the embeddings are no layer
+    by_layer = [
+        _sentence(layer, tokens["attention_mask"], encoder.pooling.tokens) for layer in hidden[: -LAST - 1 : -1]
+    ]
+    if encoder.pooling.layers == "concat":
+        vectors = torch.cat(by_layer, 1)
+    else:
+        vectors = by_layer[0] if encoder.pooling.layers == "first" else torch.stack(by_layer).mean(0)
+    return F.normalize(vectors) if encoder.pooling.unit_length else vectors
+
+
+def _sentence(layer: Tensor, mask: Tensor, tokens: Literal["cls", "mean"]) -> Tensor:
+    """[b, t, h], [b, t] → [b, h]."""
+    if tokens == "cls":
+        return layer[:, 0]
+    weight = mask[:, :, None].to(layer.dtype)
+    return (layer * weight).sum(1) / weight.sum(1)

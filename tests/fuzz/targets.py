@@ -1,0 +1,153 @@
+"""What is fuzzed: a kind of file, inputs of that kind, and what must hold for every one of them.
+
+An input is either read, or refused by an InputError (exit 2 and one line). It may start nothing, write nothing but the
+output it was asked for, and leave that whole or absent. Memory and time are limited by who runs it (run.py).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import inputs
+from hypothesis.strategies import SearchStrategy
+
+from lfvd import cli
+from lfvd.config import Config
+from lfvd.corpus import Corpus
+from lfvd.files import InputError
+from tune.space import SearchPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One kind of file."""
+
+    file: str
+    """Name under which an input is read."""
+    read: Callable[[Path], object]
+    seeds: Callable[[], list[bytes]]
+    """Valid files and crafted attacks to begin from."""
+    strategy: Callable[[], SearchStrategy[bytes]]
+    """Inputs that are nearly valid."""
+
+
+def import_file(file: Path) -> None:
+    """By the command; what it leaves is a whole corpus, or nothing."""
+    out = file.parent / "out.safetensors"
+    said, code = StringIO(), None
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(said):
+            cli.main(["import", str(file), "--out", str(out)])
+    except SystemExit as leaving:
+        code = leaving.code
+    assert code in (0, 2), code
+    assert (code == 0) == out.exists(), "exit 0 means that there is an output"
+    assert code == 0 or _one_line(said.getvalue()), said.getvalue()
+    if out.exists():
+        Corpus.load(out)
+    left = {f.name for f in file.parent.iterdir()} - {file.name, out.name, out.with_suffix(".parquet").name}
+    assert not left, left
+
+
+def _one_line(text: str) -> bool:
+    return text.startswith("lfvd: ") and text.count("\n") == 1 and text[:-1].isprintable()
+
+
+def read_corpus(file: Path) -> None:
+    """A canonical file, as every command opens it."""
+    from rich.console import Console
+
+    from lfvd.describe import describe
+
+    Console(file=StringIO()).print(describe(Corpus.load(file)))
+
+
+def read_settings(file: Path) -> None:
+    """A YAML file, as a configuration and as a plan."""
+    refused = []
+    for reader in (Config.from_yaml, SearchPlan.from_yaml):
+        try:
+            reader(file)
+        except InputError as error:
+            refused.append(error)
+    assert all(str(error).isprintable() for error in refused), refused
+    if len(refused) == 2:
+        raise refused[0]
+
+
+TARGETS = {
+    "pickle": Target(file="x.pkl", read=import_file, seeds=inputs.pickle_seeds, strategy=inputs.pickles),
+    "json": Target(
+        file="train_data_roberta_mm.json.feature", read=import_file, seeds=inputs.json_seeds, strategy=inputs.jsons
+    ),
+    "safetensors": Target(file="x.safetensors", read=read_corpus, seeds=inputs.corpus_seeds, strategy=inputs.corpora),
+    "yaml": Target(file="x.yaml", read=read_settings, seeds=inputs.yaml_seeds, strategy=inputs.yamls),
+}
+
+
+class Guard:
+    """Sees everything that Python is told to do; the events of an input that are no reading are kept."""
+
+    FORBIDDEN = (
+        "os.system os.exec os.posix_spawn os.fork os.forkpty os.spawn os.kill pty.spawn subprocess.Popen socket.connect "
+        "pickle.find_class ctypes.dlopen shutil.rmtree webbrowser.open code.__new__ function.__new__"
+    )
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.on, self.seen, self.names = str(folder), False, list[str](), set(self.FORBIDDEN.split())
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if not self.on:
+            return
+        if event in self.names or (event == "open" and _writes(args) and not str(args[0]).startswith(self.folder)):
+            self.seen.append(f"{event} {args!r:.200}")
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Raises AssertionError where something forbidden happened inside."""
+        self.on = True
+        try:
+            yield
+        finally:
+            self.on = False
+            seen, self.seen = self.seen, []
+        assert not seen, seen
+
+
+def _writes(args: tuple[Any, ...]) -> bool:
+    return isinstance(args[1], str) and any(c in args[1] for c in "wax+")
+
+
+class Fuzz:
+    """One target in a folder of its own; call it with an input. Raises AssertionError, or what the reader let out."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.target, self.folder = TARGETS[name], folder
+        self.count = self.read = 0
+        for seed in self.target.seeds()[:1]:  # everything is imported before the guard looks
+            self._one(seed)
+        self.guard, self.began = Guard(folder), time.monotonic()
+
+    def __call__(self, data: bytes) -> None:
+        with self.guard.watching():
+            self._one(data)
+
+    def _one(self, data: bytes) -> None:
+        file = self.folder / self.target.file
+        for left in self.folder.iterdir():
+            left.unlink()
+        file.write_bytes(data)
+        self.count += 1
+        try:
+            self.target.read(file)
+        except InputError:
+            return
+        self.read += self.target.read is not import_file or (self.folder / "out.safetensors").exists()
