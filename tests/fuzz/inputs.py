@@ -37,7 +37,9 @@ def mutated(draw: DrawFn, value: Any, odd: SearchStrategy[Any] = ODD) -> Any:
 def _changed(draw: DrawFn, value: Any, odd: SearchStrategy[Any]) -> Any:
     if isinstance(value, np.ndarray):
         return draw(
-            st.sampled_from([value[:-1], value[..., None], value.astype("S4"), np.full(value.shape, np.nan), value.T, [*value]])
+            st.sampled_from(
+                [value[:-1], value[..., None], value.astype("S4"), np.full(value.shape, np.nan), value.T, [*value]]
+            )
         )
     if not isinstance(value, list | tuple | dict) or not value or draw(st.integers(0, 9)) == 0:
         return draw(odd)
