@@ -26,7 +26,7 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         """The sentence, which may quote a file, with everything that would steer a terminal written out."""
-        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in super().__str__())
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().__str__())
 
 
 @contextmanager
@@ -84,7 +84,8 @@ def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()  # anything may be tagged !!map
+    keys = [loader.construct_object(key) for key, _ in pairs]
     for key, count in Counter(key for key in keys if isinstance(key, Hashable)).items():
         if count > 1:
             raise yaml.constructor.ConstructorError(None, None, f"the key `{key}` is given twice", node.start_mark)

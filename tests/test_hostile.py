@@ -149,7 +149,7 @@ def test_refusal_names_what_is_refused(tmp_path):
 
 
 def test_errors_cannot_steer_a_terminal():
-    assert str(InputError("a\x1b[2J\x07é\ud800\nb")) == "a\\x1b[2J\\x07é\\ud800\nb"
+    assert str(InputError("a\x1b[2J\x07é\ud800\nb")) == "a\\x1b[2J\\x07é\\ud800\\nb"
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
     """What the file holds; a lone array has the name ""."""
     try:
         if file.suffix == ".npy":
-            return {"": np.load(file, mmap_mode="r", allow_pickle=False)}
+            with np.errstate(over="ignore"):  # of a shape beyond 64 bits, which is then refused
+                return {"": np.load(file, mmap_mode="r", allow_pickle=False)}
         return npz_arrays(file)
     except FileNotFoundError:
         raise CorpusError(f"{file}: there is no such file: check the path") from None

@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import importlib.util
+import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,14 +38,17 @@ def main() -> int:
         return 0
     has_atheris = importlib.util.find_spec("atheris") is not None
     shares = {"atheris": 3, "hypothesis": 1} if has_atheris else {"hypothesis": 4}
+    scratch = tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+    environment = {**os.environ, "TMPDIR": scratch}
     for target in [given.only] if given.only else ["pickle", "json", "safetensors", "yaml"]:
         for engine, share in shares.items():
             inputs = given.inputs * share // (4 if given.only else 16)
             argv = [sys.executable, __file__, "--engine", engine, "--only", target, "--inputs", str(inputs)]
-            done = subprocess.run([*argv, "--seed", str(given.seed)], stdin=subprocess.DEVNULL)
+            done = subprocess.run([*argv, "--seed", str(given.seed)], stdin=subprocess.DEVNULL, env=environment)
             if done.returncode:
-                print(f"{target} by {engine}: FAILED, see above", flush=True)
+                print(f"{target} by {engine}: FAILED, see above and {scratch}", flush=True)
                 return 1
+    shutil.rmtree(scratch)
     return 0
 
 
@@ -60,8 +65,10 @@ def by_hypothesis(target: str, inputs: int, seed: int) -> None:
     @hypothesis.given(fuzz.target.strategy())
     def every_input(data: bytes) -> None:
         faulthandler.dump_traceback_later(SECONDS, exit=True)
-        fuzz(data)
-        faulthandler.cancel_dump_traceback_later()
+        try:
+            fuzz(data)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
     every_input()
     _report(fuzz, "hypothesis")
@@ -73,7 +80,7 @@ def by_atheris(target: str, inputs: int, seed: int) -> None:
 
     with atheris.instrument_imports(include=["lfvd", "tune.space", "yaml"]):
         fuzz = _prepared(target)
-    seeds = Path(tempfile.mkdtemp(prefix="fuzz-seeds-"))
+    seeds = Path(tempfile.mkdtemp(prefix="seeds-"))
     for i, data in enumerate(fuzz.target.seeds()):
         (seeds / str(i)).write_bytes(data)
     flags = [
@@ -90,9 +97,7 @@ def by_atheris(target: str, inputs: int, seed: int) -> None:
         if fuzz.count == inputs:  # atheris ends the process itself
             _report(fuzz, "atheris")
 
-    atheris.Setup(
-        [sys.argv[0], *flags, f"-artifact_prefix={tempfile.gettempdir()}/fuzz-{target}-", str(seeds)], one_input
-    )
+    atheris.Setup([sys.argv[0], *flags, f"-artifact_prefix={tempfile.gettempdir()}/{target}-", str(seeds)], one_input)
     atheris.Fuzz()
 
 
@@ -100,8 +105,7 @@ def _prepared(target: str):
     """The target with everything imported, and 1 GB from here on."""
     from targets import Fuzz
 
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    fuzz = Fuzz(target, folder)
+    fuzz = Fuzz(target, Path(tempfile.mkdtemp(prefix="input-")))
     size = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
     return fuzz
