@@ -20,15 +20,13 @@ def self_contrastive(x: Tensor, temperature: float) -> Tensor:
     if utterances < 2 or m < 2:
         return x.new_zeros(())
     x = normalize(x, dim=-1)
-    total = x.new_zeros(())
-    not_itself = torch.eye(utterances, dtype=torch.bool, device=x.device)
-    for first in range(m):
-        for second in range(first + 1, m):
-            similarity = x[first] @ x[second].T / temperature  # [N, N]
-            others = similarity.masked_fill(not_itself, -math.inf)
-            # The pair (second, first) has the transposed similarities.
-            total = total - (2 * similarity.diagonal() - others.logsumexp(1) - others.logsumexp(0)).sum()
-    return total / utterances
+    first, second = torch.triu_indices(m, m, offset=1, device=x.device)  # [pairs]
+    x, y = x[first], x[second]
+    itself = x.new_zeros(utterances, utterances).fill_diagonal_(-math.inf)
+    # The product starts from its mask, and the pair (second, first) has the transposed similarities: one [N, N] a pair.
+    others = torch.baddbmm(itself, x, y.mT, alpha=1 / temperature)
+    positive = (x * y).sum() / temperature
+    return (others.logsumexp(1).sum() + others.logsumexp(2).sum() - 2 * positive) / utterances
 
 
 def full_contrastive(x: Tensor, label: Tensor, temperature: float) -> Tensor:
@@ -41,14 +39,15 @@ def full_contrastive(x: Tensor, label: Tensor, temperature: float) -> Tensor:
         return x.new_zeros(())
     x = normalize(x, dim=-1)
     same = label[:, None] == label[None, :]
-    positive = same & ~torch.eye(utterances, dtype=torch.bool, device=x.device)
-    count = positive.sum(1)
+    count = same.sum(1) - 1
     usable = (count > 0) & ~same.all(1)  # [N]
-    similarity = x @ x.transpose(-1, -2) / temperature  # [m, N, N]
     # Unusable rows are dropped below; left unmasked, their logsumexp keeps a finite gradient.
-    negatives = similarity.masked_fill(same & usable[:, None], -math.inf).logsumexp(-1)  # [m, N]
-    mean_positive = (similarity * positive).sum(-1) / count.clamp(min=1)
-    return -torch.where(usable, mean_positive - negatives, 0.0).sum() / utterances
+    mask = torch.zeros_like(same, dtype=x.dtype).masked_fill_(same & usable[:, None], -math.inf)
+    negatives = torch.baddbmm(mask, x, x.mT, alpha=1 / temperature).logsumexp(-1)  # [m, N]
+    # The similarities to i's positives add up to that with their sum.
+    of_class = x.new_zeros(len(x), int(label.max()) + 1, x.shape[-1]).index_add(1, label, x)[:, label]
+    positives = (x * (of_class - x)).sum(-1) / temperature / count.clamp(min=1)  # [m, N]
+    return torch.where(usable, negatives - positives, 0.0).sum() / utterances
 
 
 def distillation(latent: Gaussian, anchor: int, detach_teacher: bool = False) -> Tensor:
