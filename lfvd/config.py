@@ -106,6 +106,8 @@ class OptimConfig:
     """Dialogues a batch."""
     clip_norm: Annotated[float, Range(0.0, 1e6, above=True)] = 5.0
     """Largest norm of the gradient."""
+    like_length: bool = True
+    """Batches of dialogues of like length, in random order: less padding. False: any dialogues together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,8 @@ class RunConfig:
     """auto takes a GPU where there is one."""
     threads: Annotated[int, Range(1, 1024)] = 1
     """CPU threads of torch; part of the configuration because the last bits of a result depend on it."""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """tf32: a GPU's matrix products in TF32; bf16: mixed precision, all but weights, DAG and losses in bfloat16."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,200 +1,240 @@
 """DAG layers over the utterances of a dialogue (Eq. 3; DAG-ERC, Shen et al. 2021). Shape legend: lfvd.batch.
 
 Exact facts that make this fast: the score W_α[H_j ; H_i] is linear, so its H_i half and bias cancel in the softmax and one
-scalar key an utterance remains; all gates that depend on the layer below are one product outside the loop over utterances;
-the modalities are independent and equally wide, so one batched loop serves them all. The loop's gradient is written by
-hand: its pointwise factors and its weight gradients are then taken for all utterances at once, outside the loop.
+scalar key an utterance remains; the modalities are independent and equally wide; layer l at utterance i needs layer l-1 at
+i and its own earlier utterances only. So all s = L·m streams, a layer of a modality each, go through the dialogue together
+as a wave, each layer one utterance behind the one below: n + L - 1 steps. The gradient is written by hand: the wave runs
+back, and all gradients of weights are products over all steps at once, after it.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from lfvd.graph import Graph
 
-def predecessors(speaker: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Which earlier utterances each utterance listens to, and which of them are its own speaker's.
-
-    j precedes i when fewer than `window` (ω) utterances of i's speaker lie strictly between them: back to and including
-    the ω-th previous one, or to the first utterance. speaker [b, n] → two masks [b, n, n] (i, j); both hold j < i only.
-    """
-    n = speaker.shape[1]
-    earlier = torch.ones(n, n, dtype=torch.bool, device=speaker.device).tril(-1)
-    same = (speaker[:, :, None] == speaker[:, None, :]) & earlier  # [b, n, n]
-    after_or_at = same.flip(-1).cumsum(-1).flip(-1)  # utterances of i's speaker in [j, i)
-    between = after_or_at - same.long()
-    reach = earlier & (between < window)
-    return reach, reach & same
+aten = torch.ops.aten
 
 
-def _first_reached(reach: Tensor) -> list[int]:
-    """For each utterance the earliest predecessor that any dialogue of the batch needs: [b, n, n] → n indices."""
-    any_dialogue = reach.any(0)  # [n, n]
-    first: list[int] = any_dialogue.long().argmax(-1).tolist()
-    return first
+LAG = 2
+"""Utterances by which each layer follows the one below: what depends on the level below is one product for so many."""
 
 
-class DAGLayer(nn.Module):
-    """One layer for all modalities at once; every weight has a leading modality axis.
+class _Step(NamedTuple):
+    """One step of the wave: the streams at work, and where they read and write."""
 
-    `below_*` act on H^{l-1}, `message_*` on M. Their 6d columns are the gates of GRU_c (input H^{l-1}, hidden M) and GRU_p
-    (input M, hidden H^{l-1}), named as in torch.nn.GRUCell: r_c, r_p, z_c, z_p, n_c, n_p.
-    """
+    t: int
+    here: slice  # streams at work: layers that have begun and not ended
+    above: slice  # their own levels among the states, whose first m rows are the level below the first layer
+    live: int  # dialogues at work
+    window: slice  # columns of the states that hold the predecessors
+    score: Tensor  # [layers at work, 1, b, 2, w]
 
-    def __init__(self, *, modalities: int, width: int) -> None:
-        super().__init__()
-        m, d = modalities, width
-        self.key = nn.Parameter(torch.empty(m, d, 1))
-        self.relation = nn.Parameter(torch.empty(m, 2 * d, d))  # W_same above W_other
-        self.below_weight = nn.Parameter(torch.empty(m, d, 6 * d))
-        self.below_bias = nn.Parameter(torch.empty(m, 1, 6 * d))
-        self.message_weight = nn.Parameter(torch.empty(m, d, 6 * d))
-        self.message_bias = nn.Parameter(torch.empty(m, 1, 6 * d))
-        bound = 1 / math.sqrt(d)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, below: Tensor, reach: Tensor, own: Tensor) -> Tensor:
-        """below (H^{l-1}) [m, b, n, d]; reach, own [b, n, n] of `predecessors` → H^l [m, b, n, d]."""
-        m, b, n, d = below.shape
-        gates = torch.baddbmm(self.below_bias, below.reshape(m, b * n, d), self.below_weight).view(m, b, n, 6 * d)
-        weights = (self.key, self.relation, self.message_weight, self.message_bias)
-        states: Tensor = _Recurrence.apply(below, gates, *weights, reach, own)  # type: ignore[no-untyped-call]
-        return states
+def _wave(graph: Graph, layers: int, modalities: int) -> list[_Step]:
+    """The steps from the first to the last. Layer l (from 0) is at utterance t - l · LAG."""
+    n, m, found = len(graph.width), modalities, []
+    for t in range(n + (layers - 1) * LAG):
+        at = {layer: t - layer * LAG for layer in range(layers) if 0 <= t - layer * LAG < n}
+        if not at:  # dialogues shorter than LAG
+            continue
+        low, high = min(at), max(at)
+        width = max(graph.width[i] for i in at.values())
+        score = graph.score[:, n - 1 - at[low] : n - at[high] : LAG, :, graph.score.shape[-1] - width :]
+        found.append(
+            _Step(
+                t=t,
+                here=slice(low * m, (high + 1) * m),
+                above=slice((low + 1) * m, (high + 2) * m),
+                live=graph.live[at[high]],
+                window=slice(t + LAG - width, t + LAG),
+                score=score.transpose(0, 1)[:, None],
+            )
+        )
+    return found
 
 
 class _Recurrence(torch.autograd.Function):
-    """The loop over utterances i: attention over predecessors, message M_i, both GRU cells, H_i.
+    """All layers' loop over utterances: attention over predecessors, message M, both GRU cells, H.
 
-    Two cells side by side are one axis of length 2 (c, p): H = Σ_cells n + z · (other - n), where other is the cell's
-    hidden state (M for c, H^{l-1} for p), and n = tanh(input + r · inner), inner being its gate of that hidden state.
+    Level l of the states holds utterance i in column i + l · LAG, so that step t reads column t of every stream and writes
+    column t + LAG. The cells c and p stand side by side on an axis of two: H = Σ_cells new + z · (hidden - new), new =
+    tanh(input + r · inner), where inner is the n-gate of the hidden state: of M in GRU_c, of H^{l-1} in GRU_p.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        below: Tensor,
-        gates: Tensor,
+        x: Tensor,
         key: Tensor,
         relation: Tensor,
+        below_weight: Tensor,
+        below_bias: Tensor,
         message_weight: Tensor,
         message_bias: Tensor,
-        reach: Tensor,
-        own: Tensor,
+        graph: Graph,
     ) -> Tensor:
-        """below [m, b, n, d], gates [m, b, n, 6d] of it, weights of DAGLayer, reach and own [b, n, n] → H [m, b, n, d]."""
-        m, b, n, d = below.shape
-        window = torch.zeros_like(reach, dtype=below.dtype).masked_fill_(~reach, -math.inf)
-        mine = own.to(below.dtype)
-        start = _first_reached(reach)
-        states = below.new_empty(m, b, n, d)
-        keys = below.new_empty(m, b, n)
-        mixed = below.new_zeros(m, b, n, 2 * d)  # attended states: same speaker's, then others'
-        other = torch.stack((torch.zeros_like(below), below), dim=3)  # [m, b, n, 2, d]
-        inner = gates[..., 4 * d :].view(m, b, n, 2, d).clone()  # p's is known, c's comes with M
-        new = inner.clone()  # c's input is known, p's comes with M
-        gate = below.new_empty(m, b, n, 4 * d)
-        attention: list[Tensor] = []  # for i ≥ 1: [m, b, 2, predecessors], same speaker and others
-        for i in range(n):
-            if i:
-                s = start[i]
-                weight = (keys[:, :, s:i] + window[:, i, s:i]).softmax(-1)
-                split = weight.new_empty(m, b, 2, i - s)
-                torch.mul(weight, mine[:, i, s:i], out=split[:, :, 0])
-                torch.sub(weight, split[:, :, 0], out=split[:, :, 1])
-                mixed[:, :, i] = (split @ states[:, :, s:i]).flatten(2)
-                other[:, :, i, 0] = mixed[:, :, i] @ relation
-                attention.append(split)
-            both = torch.baddbmm(message_bias, other[:, :, i, 0], message_weight)  # [m, b, 6d]
-            torch.sigmoid(gates[:, :, i, : 4 * d] + both[..., : 4 * d], out=gate[:, :, i])
-            inner[:, :, i, 0] = both[..., 4 * d : 5 * d]
-            new[:, :, i, 1] = both[..., 5 * d :]
-            reset, update = gate[:, :, i].view(m, b, 2, 2, d).unbind(2)
-            state = new[:, :, i].addcmul_(reset, inner[:, :, i]).tanh_().lerp(other[:, :, i], update).sum(2)
-            states[:, :, i] = state
-            keys[:, :, i] = (state @ key).squeeze(-1)
-        ctx.save_for_backward(key, relation, message_weight, own, states, mixed, other, inner, new, gate, *attention)
-        ctx.start = start
-        return states
+        """x [m, b, n, d], weights of DAGStack, [s, …] → all levels [L+1, m, b, n, d]."""
+        m, b, n, d = x.shape
+        s = len(key)
+        layers = s // m
+        steps = n + (layers - 1) * LAG
+        states = x.new_zeros(s + m, b, steps + LAG, d)
+        states[:m, :, :n] = x
+        keys = x.new_zeros(s, b, steps + LAG)
+        mixed = x.new_zeros(s, b, steps, 2, d)  # attended states: same speaker's, others'
+        message = x.new_zeros(s, b, steps, d)
+        cells = x.new_zeros(s, b, steps, 8, d)  # new c, inner p; reset c, p, update c, p; inner c, new p
+        attention = []
+        for step in _wave(graph, layers, m):
+            t, here, c = step.t, step.here, step.live
+            near = keys[here, :, step.window]
+            near = near.view(-1, m, b, 1, near.shape[-1])  # [layers, m, b, 1, w]
+            weight = (near + step.score).flatten(-2).softmax(-1).view(-1, 2, near.shape[-1])  # [s·b, 2, w]
+            attention.append(weight)
+            attended = (weight @ states[step.above, :, step.window].flatten(0, 1)).view(-1, b, 2 * d)[:, :c]
+            said = attended @ relation[here]
+            below = states[here, :c, t]
+            if t % LAG == 0:
+                block = torch.baddbmm(below_bias[here], states[here, :c, t : t + LAG].flatten(1, 2), below_weight[here])
+                block, first = block.view(-1, c, LAG, 6, d), here.start
+            of_below = block[here.start - first : here.stop - first, :c, t % LAG]
+            of_said = torch.baddbmm(message_bias[here], said, message_weight[here]).view(-1, c, 6, d)
+            cell = cells[here, :c, t]
+            gates, new = cell[:, :, 2:6], cell[:, :, ::7]
+            torch.add(of_below[:, :, 2:], of_said[:, :, :4], out=gates).sigmoid_()
+            cell[:, :, 1] = of_below[:, :, 1]
+            cell[:, :, 6] = of_said[:, :, 4]
+            torch.addcmul(of_below[:, :, 0], gates[:, :, 0], of_said[:, :, 4], out=new[:, :, 0])
+            torch.addcmul(of_said[:, :, 5], gates[:, :, 1], of_below[:, :, 1], out=new[:, :, 1])
+            new.tanh_()
+            state = states[step.above, :c, t + LAG]
+            torch.add(
+                torch.lerp(new[:, :, 0], said, gates[:, :, 2]),
+                torch.lerp(new[:, :, 1], below, gates[:, :, 3]),
+                out=state,
+            )
+            keys[here, :c, t + LAG] = (state @ key[here]).squeeze(-1)
+            mixed[here, :c, t] = attended.reshape(-1, c, 2, d)
+            message[here, :c, t] = said
+        ctx.save_for_backward(key, relation, below_weight, message_weight, states, mixed, message, cells, *attention)
+        ctx.graph = graph
+        return _levels(states, m, n).contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradient of H [m, b, n, d] → those of below, gates and the four weights."""
-        key, relation, message_weight, own, states, mixed, other, inner, new, gate, *attention = ctx.saved_tensors
-        m, b, n, d = grad.shape
-        reset, update = gate.view(m, b, n, 2, 2, d).unbind(3)  # [m, b, n, 2, d]
-        # Derivatives for all utterances at once: of H by the argument of tanh and of z, and from tanh's to r's and M's gate.
-        by_new = (1 - update) * (1 - new.square())
-        by_update = (other - new) * update * (1 - update)
-        by_reset = inner * reset * (1 - reset)
-        by_both = torch.stack((reset[..., 0, :], torch.ones_like(grad)), dim=3)
-        d_states = grad.clone()  # becomes the whole gradient of each H_i before the loop reaches it
-        d_keys = grad.new_zeros(m, b, n)
-        d_new = torch.empty_like(new)
-        d_both = grad.new_empty(m, b, n, 6, d)
-        d_message = torch.empty_like(grad)
-        key_row, relation_t, weight_t = key.mT, relation.mT, message_weight.mT
-        for i in reversed(range(n)):
-            d_state = d_states[:, :, i].addcmul_(d_keys[:, :, i, None], key_row)
-            each = d_state[:, :, None]  # [m, b, 1, d]
-            torch.mul(each, by_new[:, :, i], out=d_new[:, :, i])
-            torch.mul(d_new[:, :, i], by_reset[:, :, i], out=d_both[:, :, i, :2])
-            torch.mul(each, by_update[:, :, i], out=d_both[:, :, i, 2:4])
-            torch.mul(d_new[:, :, i], by_both[:, :, i], out=d_both[:, :, i, 4:])
-            message = torch.baddbmm(d_state * update[:, :, i, 0], d_both[:, :, i].flatten(2), weight_t)
-            d_message[:, :, i] = message
-            if i:
-                s, split = ctx.start[i], attention[i - 1]
-                d_mixed = (message @ relation_t).view(m, b, 2, d)
-                d_states[:, :, s:i] += split.mT @ d_mixed
-                d_split = d_mixed @ states[:, :, s:i].mT  # [m, b, 2, predecessors]
-                weight = split.sum(2)
-                product = weight * torch.where(own[:, i, s:i], d_split[:, :, 0], d_split[:, :, 1])
-                d_keys[:, :, s:i] += product.addcmul_(weight, product.sum(-1, keepdim=True), value=-1)
-        d_gates = d_both.clone()
-        d_gates[:, :, :, 4] = d_new[:, :, :, 0]
-        torch.mul(d_new[:, :, :, 1], reset[..., 1, :], out=d_gates[:, :, :, 5])
-        rows = b * n
-        d_rows = d_both.view(m, rows, 6 * d)
+        """Gradient of all levels → those of x and of the six weights."""
+        key, relation, below_weight, message_weight, states, mixed, message, cells, *attention = ctx.saved_tensors
+        _, m, b, n, d = grad.shape
+        s = len(key)
+        layers, steps = s // m, n + (s // m - 1) * LAG
+        d_states = torch.zeros_like(states)  # becomes the whole gradient of each state before its step is reached
+        _levels(d_states, m, n).copy_(grad)
+        d_keys = grad.new_zeros(s, b, 2, steps + LAG)  # by way of its own speaker's utterances, of others'
+        d_message = grad.new_zeros(s, b, steps, d)
+        d_mixed = grad.new_zeros(s, b, 2, d)
+        cells = cells.clone()  # each step puts the gradients of its gates in their place
+        key_row, relation_t, below_t, message_t = key.mT, relation.mT, below_weight.mT, message_weight.mT
+        for step, weight in zip(reversed(_wave(ctx.graph, layers, m)), reversed(attention), strict=True):
+            t, here, c = step.t, step.here, step.live
+            d_state = d_states[step.above, :c, t + LAG]
+            d_state += d_keys[here, :c, :, t + LAG].sum(2, keepdim=True) * key_row[here]
+            # Of the eight gradients the first six are below's, in the order of its columns, the last six the message's.
+            cell, both = cells[here, :c, t], d_state[:, :, None]
+            new, reset, update = cell[:, :, ::7], cell[:, :, 2:4], cell[:, :, 4:6]
+            direct = both * update
+            d_new = aten.tanh_backward(both - direct, new)  # [s, c, 2, d] of tanh's argument
+            gap = torch.stack((message[here, :c, t], states[here, :c, t]), dim=2).sub_(new).mul_(both)
+            aten.sigmoid_backward.grad_input(gap, update, grad_input=update)
+            d_reset = torch.stack((cell[:, :, 6], cell[:, :, 1]), dim=2).mul_(d_new)
+            torch.mul(d_new[:, :, 0], reset[:, :, 0], out=cell[:, :, 6])
+            torch.mul(d_new[:, :, 1], reset[:, :, 1], out=cell[:, :, 1])
+            aten.sigmoid_backward.grad_input(d_reset, reset, grad_input=reset)
+            new.copy_(d_new)
+            d_said = torch.baddbmm(direct[:, :, 0], cell[:, :, 2:].flatten(2), message_t[here])
+            d_states[here, :c, t] += direct[:, :, 1]
+            if t % LAG == 0:
+                block = cells[here, :c, t : t + LAG, :6]  # [s, c, up to LAG, 6, d]
+                d_below = block.flatten(3).flatten(1, 2) @ below_t[here]
+                d_states[here, :c, t : t + block.shape[2]] += d_below.view(*block.shape[:3], d)
+            d_message[here, :c, t] = d_said
+            d_mixed[here, :c] = (d_said @ relation_t[here]).view(-1, c, 2, d)
+            towards = d_mixed[here].flatten(0, 1)  # [s·b, 2, d]
+            near = (step.above, slice(None), step.window)
+            d_weight = towards @ states[near].flatten(0, 1).mT
+            d_states[near] += (weight.mT @ towards).view_as(d_states[near])
+            d_score = aten._softmax_backward_data(d_weight.flatten(1), weight.flatten(1), -1, weight.dtype)
+            d_keys[here, :, :, step.window] += d_score.view(-1, b, 2, weight.shape[-1])
+        rows = b * steps
+        gates = cells.view(s, rows, 8, d)
+        d_below, d_said = gates[:, :, :6].flatten(2), gates[:, :, 2:].flatten(2)
         return (
-            d_states * update[..., 1, :],
-            d_gates.flatten(3),
-            states.view(m, rows, d).mT @ d_keys.view(m, rows, 1),
-            mixed.view(m, rows, 2 * d).mT @ d_message.view(m, rows, d),
-            other[..., 0, :].reshape(m, rows, d).mT @ d_rows,
-            d_rows.sum(1, keepdim=True),
-            None,
+            d_states[:m, :, :n],
+            states[m:].flatten(1, 2).mT @ d_keys.sum(2).view(s, -1, 1),
+            mixed.view(s, rows, 2 * d).mT @ d_message.view(s, rows, d),
+            states[:s, :, :steps].reshape(s, rows, d).mT @ d_below,
+            d_below.sum(1, keepdim=True),
+            message.view(s, rows, d).mT @ d_said,
+            d_said.sum(1, keepdim=True),
             None,
         )
 
 
+def _levels(states: Tensor, m: int, n: int) -> Tensor:
+    """The states of every level without their shifts, as a view: [(L+1)·m, b, columns, d] → [L+1, m, b, n, d]."""
+    by_level, by_dialogue, by_column, one = states.stride()
+    shape = (len(states) // m, m, states.shape[1], n, states.shape[3])
+    return states.as_strided(shape, (m * by_level + LAG * by_column, by_level, by_dialogue, by_column, one))
+
+
 class DAGStack(nn.Module):
-    """L layers and a projection of all their outputs, H^0 included (DAG-ERC concatenates the layers)."""
+    """L layers and a projection of all their outputs, H^0 included (DAG-ERC concatenates the layers).
+
+    Every weight of the layers has a leading axis of s = L·m streams, modalities within layers. `below_*` act on H^{l-1},
+    `message_*` on M. Their 6d columns are the gates of GRU_c (input H^{l-1}, hidden M) and GRU_p (input M, hidden
+    H^{l-1}), named as in torch.nn.GRUCell: n_c, n_p, r_c, r_p, z_c, z_p of below, r_c, r_p, z_c, z_p, n_c, n_p of message.
+    """
 
     def __init__(self, *, modalities: int, width: int, layers: int, speaker_window: int = 1) -> None:
         super().__init__()
         self.speaker_window = speaker_window
-        self.layers = nn.ModuleList(DAGLayer(modalities=modalities, width=width) for _ in range(layers))
+        m, d, s = modalities, width, layers * modalities
+        self.key = nn.Parameter(torch.empty(s, d, 1))
+        self.relation = nn.Parameter(torch.empty(s, 2 * d, d))  # W_same above W_other
+        self.below_weight = nn.Parameter(torch.empty(s, d, 6 * d))
+        self.below_bias = nn.Parameter(torch.empty(s, 1, 6 * d))
+        self.message_weight = nn.Parameter(torch.empty(s, d, 6 * d))
+        self.message_bias = nn.Parameter(torch.empty(s, 1, 6 * d))
+        for layer in range(layers):
+            for parameter in self.parameters():
+                nn.init.uniform_(parameter.data[layer * m : (layer + 1) * m], -1 / math.sqrt(d), 1 / math.sqrt(d))
+        for parameter in (self.below_weight, self.below_bias):
+            parameter.data = parameter.data.roll(2 * d, -1)
         fan_in = (layers + 1) * width
         self.out_weight = nn.Parameter(torch.empty(modalities, fan_in, width))
         self.out_bias = nn.Parameter(torch.empty(modalities, 1, width))
         for parameter in (self.out_weight, self.out_bias):
             nn.init.uniform_(parameter, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
-    def forward(self, x: Tensor, speaker: Tensor) -> Tensor:
-        """x (H^0) [m, b, n, d], speaker [b, n] → [m, b, n, d].
+    def forward(self, x: Tensor, speaker: Tensor, length: Tensor) -> Tensor:
+        """x (H^0) [m, b, n, d], speaker [b, n], length [b] → [m, b, n, d].
 
-        Predecessors are earlier utterances, and padding comes last, so padding reaches no utterance.
+        Predecessors are earlier utterances, and padding comes last, so padding reaches no utterance. Dialogues may stand
+        in any order; with the longest first, the fewest are kept at work.
         """
         m, b, n, d = x.shape
-        reach, own = predecessors(speaker, self.speaker_window)
-        outputs = [x]
-        for layer in self.layers:
-            outputs.append(layer(outputs[-1], reach, own))
-        joined = torch.cat(outputs, dim=-1).view(m, b * n, -1)
-        return torch.baddbmm(self.out_bias, joined, self.out_weight).view(m, b, n, d)
+        graph = Graph.of(speaker, length, self.speaker_window, like=self.key)
+        weights = (self.key, self.relation, self.below_weight, self.below_bias, self.message_weight, self.message_bias)
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # the loop keeps the weights' precision: its errors would add up
+            levels: Tensor = _Recurrence.apply(x.to(self.key.dtype), *weights, graph)  # type: ignore[no-untyped-call]
+        joined = levels.permute(1, 2, 3, 0, 4).reshape(m, b * n, -1)
+        out: Tensor = torch.baddbmm(self.out_bias, joined, self.out_weight)
+        return out.view(m, b, n, d)

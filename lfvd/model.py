@@ -36,7 +36,8 @@ class Output:
 class LFVD(nn.Module):
     """Emotion of every utterance of a dialogue from its language, audio and visual features.
 
-    features: modality → width of its features; anchor: index into them in the order l, a, v.
+    features: modality → width of its features; anchor: index into them in the order l, a, v; mixed_precision: bfloat16
+    where it is safe; weights, DAG and output keep their own.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class LFVD(nn.Module):
         atmosphere_scale: float,
         fusion: str,
         divergence: str,
+        mixed_precision: bool = False,
     ) -> None:
         super().__init__()
+        self.mixed_precision = mixed_precision
         self.modalities = tuple(m for m in MODALITIES if m in features)
         self.anchor = anchor
         m = len(self.modalities)
@@ -90,13 +93,17 @@ class LFVD(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """A batch → Output. Padding changes nothing at valid utterances."""
-        x = torch.stack([self.encoders[m](batch.features[m], batch.length) for m in self.modalities])  # [m, b, n, d]
-        x = self.dag(x, batch.speaker)
-        if self.augmentation is not None:
-            x = self.augmentation(x, batch.mask)
-        latent = self.latent(x)
-        fused, weight = self.fusion(x, latent)
-        return Output(logits=self.classifier(self.dropout(fused)), representation=x, latent=latent, weight=weight)
+        with torch.autocast(batch.mask.device.type, torch.bfloat16, enabled=self.mixed_precision):
+            encoded = [self.encoders[m](batch.features[m], batch.length) for m in self.modalities]
+            x = self.dag(torch.stack(encoded), batch.speaker, batch.length)  # [m, b, n, d]
+            if self.augmentation is not None:
+                x = self.augmentation(x, batch.mask)
+            latent = self.latent(x)
+            fused, weight = self.fusion(x, latent)
+            logits = self.classifier(self.dropout(fused))
+        out = [logits, x, latent.mean, latent.log_variance, weight]
+        logits, x, mean, log_variance, weight = (part.to(self.classifier.weight.dtype) for part in out)
+        return Output(logits=logits, representation=x, latent=Gaussian(mean, log_variance), weight=weight)
 
 
 def build_model(config: Config, features: Mapping[str, int], classes: int) -> LFVD:
@@ -118,6 +125,7 @@ def build_model(config: Config, features: Mapping[str, int], classes: int) -> LF
         atmosphere_scale=model.atmosphere_scale,
         fusion=model.fusion,
         divergence=model.divergence,
+        mixed_precision=config.run.precision == "bf16",
     )
 
 

@@ -19,12 +19,17 @@ from lfvd.files import InputError
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, numpy's and torch's global generators; on a GPU also ask for full float32 and repeatable kernels."""
-    torch.backends.cudnn.allow_tf32 = False  # on by default for recurrent layers
-    torch.backends.cudnn.deterministic = True
+    """Seed Python's, numpy's and torch's global generators."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries that use the old global generator must repeat too)
     torch.manual_seed(seed)
+
+
+def settle_arithmetic(precision: str) -> None:
+    """On a GPU, repeatable kernels, and matrix products in TF32 only for `tf32`; it is on by default for recurrent layers."""
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
 
 def pick_device(wanted: str) -> torch.device:

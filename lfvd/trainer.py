@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 
 from lfvd.batch import UNLABELLED
-from lfvd.config import MODALITIES, Config
+from lfvd.config import MODALITIES, Config, OptimConfig
 from lfvd.corpus import Corpus, CorpusError
 from lfvd.files import InputError, atomic_path
 from lfvd.metrics import scores, wf1_by_length
 from lfvd.model import LFVD, build_model, loss_terms
-from lfvd.runinfo import pick_device, seed_everything
+from lfvd.runinfo import pick_device, seed_everything, settle_arithmetic
 
 Record = dict[str, Any]
 Report = Callable[[Record], None]
@@ -180,6 +180,7 @@ class _Run:
         widths = check_fit(config, corpus)
         self.device = pick_device(config.run.device)
         self.modalities = list(widths)
+        settle_arithmetic(config.run.precision)
         seed_everything(seed)
         self.model = build_model(config, widths, len(corpus.info.classes)).to(self.device)
         if config.data.standardise:
@@ -219,9 +220,7 @@ class _Run:
     def _pass(self, number: int) -> dict[str, float]:
         """Train on every dialogue once, in an order drawn from (seed, epoch) → mean losses."""
         self.model.train()
-        order = np.random.default_rng([self.seed, number]).permutation(self.corpus.indices("train"))
-        size = self.config.optim.batch_size
-        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        batches = epoch_batches(self.corpus, self.config.optim, [self.seed, number])
         seen = [self._step(dialogues) for dialogues in batches]
         names = list(seen[0])
         table = torch.stack([torch.stack([terms[k] for k in names]) for terms in seen]).cpu()  # one transfer
@@ -346,7 +345,27 @@ def evaluate(model: LFVD, corpus: Corpus, split: str, *, device: torch.device | 
 
 
 def _by_length(corpus: Corpus, dialogues: np.ndarray) -> Iterator[np.ndarray]:
-    """Batches of dialogues of like length: least padding."""
+    """Batches of dialogues of like length: least padding. The longest come first, as the DAG likes them."""
     length = np.diff(corpus.offset)[dialogues]
-    ordered = dialogues[np.argsort(length, kind="stable")]
+    ordered = dialogues[np.argsort(-length, kind="stable")]
     yield from (ordered[i : i + EVALUATION_BATCH] for i in range(0, len(ordered), EVALUATION_BATCH))
+
+
+def epoch_batches(corpus: Corpus, optim: OptimConfig, seed: list[int]) -> list[np.ndarray]:
+    """Every train dialogue once, in batches in an order drawn from the seed; within a batch the longest come first.
+
+    Of like length means sorted by length times a random factor from 1 to 1.5, so that no two epochs have the same batches,
+    and cut where the utterances of `batch_size` average dialogues are full: a step then weighs as many as any other.
+    """
+    random = np.random.default_rng(seed)
+    order = random.permutation(corpus.indices("train"))
+    length = np.diff(corpus.offset)
+    count = math.ceil(len(order) / optim.batch_size)
+    if optim.like_length:
+        order = order[np.argsort(-length[order] * random.uniform(1, 1.5, len(order)), kind="stable")]
+        filled = np.cumsum(length[order]) - length[order] / 2
+        place = np.minimum(filled * count // length[order].sum(), count - 1)
+        batches = [order[place == i] for i in random.permutation(count)]
+    else:
+        batches = np.split(order, range(optim.batch_size, len(order), optim.batch_size))
+    return [batch[np.argsort(-length[batch], kind="stable")] for batch in batches if len(batch)]

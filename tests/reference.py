@@ -526,32 +526,42 @@ def encoder_parameters(module: torch.nn.Module) -> tuple[Cell, Cell]:
     return tuple(Cell(*(getattr(module.gru, name + end) for name in names)) for end in ("", "_reverse"))
 
 
-def dag_layer_parameters(module: torch.nn.Module, m: int, query: Tensor, bias: Tensor) -> DagLayer:
-    """Layer of modality m; query [d] and bias [] of W_α are not in the module, because they cancel."""
+def dag_layer_parameters(module: torch.nn.Module, stream: int, query: Tensor, bias: Tensor) -> DagLayer:
+    """A layer of a modality; query [d] and bias [] of W_α are not in the module, because they cancel."""
     d = module.key.shape[1]
-    below_weight, below_bias = module.below_weight[m].T, module.below_bias[m, 0]  # [6d, d], [6d]
-    message_weight, message_bias = module.message_weight[m].T, module.message_bias[m, 0]
-    gates = torch.arange(6 * d).view(3, 2, d)  # r, z, n of the cells c, p
-    c, p = gates[:, 0].flatten(), gates[:, 1].flatten()
+    # Six gates of d columns each: n, r, z of below, r, z, n of M; each of them of the cells c and p.
+    n_below, r_below, z_below = _gates(module.below_weight[stream], module.below_bias[stream])
+    r_message, z_message, n_message = _gates(module.message_weight[stream], module.message_bias[stream])
+    below, message = (r_below, z_below, n_below), (r_message, z_message, n_message)
+    (c_input, p_hidden), (c_hidden, p_input) = (
+        [(torch.cat([g[0][cell] for g in gates]), torch.cat([g[1][cell] for g in gates])) for cell in (0, 1)]
+        for gates in (below, message)
+    )
     return DagLayer(
-        key=module.key[m, :, 0],
+        key=module.key[stream, :, 0],
         query=query,
         bias=bias,
-        same=module.relation[m, :d].T,
-        different=module.relation[m, d:].T,
-        cell_c=Cell(below_weight[c], message_weight[c], below_bias[c], message_bias[c]),
-        cell_p=Cell(message_weight[p], below_weight[p], message_bias[p], below_bias[p]),
+        same=module.relation[stream, :d].T,
+        different=module.relation[stream, d:].T,
+        cell_c=Cell(c_input[0], c_hidden[0], c_input[1], c_hidden[1]),
+        cell_p=Cell(p_input[0], p_hidden[0], p_input[1], p_hidden[1]),
     )
 
 
-def dag_parameters(module: torch.nn.Module, m: int, seed: int = 0) -> tuple[list[DagLayer], Affine]:
+def _gates(weight: Tensor, bias: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """[d, 6d], [1, 6d] → for each of the three gates weights [2, d, d] and biases [2, d] of the cells c and p."""
+    d = len(weight)
+    return [(w.view(2, d, d), v.view(2, d)) for w, v in zip(weight.T.chunk(3), bias[0].chunk(3), strict=True)]
+
+
+def dag_parameters(module: torch.nn.Module, m: int, modalities: int, seed: int = 0) -> tuple[list[DagLayer], Affine]:
     """Stack of modality m; the parts of W_α that cancel are random."""
     random = torch.Generator().manual_seed(seed)
     layers = []
-    for layer in module.layers:
-        query = torch.randn(layer.key.shape[1], generator=random, dtype=layer.key.dtype)
-        bias = torch.randn((), generator=random, dtype=layer.key.dtype)
-        layers.append(dag_layer_parameters(layer, m, query, bias))
+    for stream in range(m, len(module.key), modalities):
+        query = torch.randn(module.key.shape[1], generator=random, dtype=module.key.dtype)
+        bias = torch.randn((), generator=random, dtype=module.key.dtype)
+        layers.append(dag_layer_parameters(module, stream, query, bias))
     return layers, Affine(module.out_weight[m].T, module.out_bias[m, 0])
 
 
@@ -600,7 +610,7 @@ def model_parameters(module: torch.nn.Module) -> ModelParameters:
     names = module.modalities
     return ModelParameters(
         encoders={name: encoder_parameters(module.encoders[name]) for name in names},
-        dags={name: dag_parameters(module.dag, m) for m, name in enumerate(names)},
+        dags={name: dag_parameters(module.dag, m, len(names)) for m, name in enumerate(names)},
         augmentation=augmentation_parameters(module.augmentation, names) if module.augmentation is not None else None,
         gaussians={name: gaussian_parameters(module.latent, m) for m, name in enumerate(names)},
         classifier=linear(module.classifier),
