@@ -24,7 +24,14 @@ const told = setInterval(() => {
   const root = document.documentElement;
   if (root.dataset.drawn === root.dataset.figures || root.dataset.problems) {
     clearInterval(told);
-    parent.postMessage({ wide: root.scrollWidth, ...root.dataset }, "*");
+    const all = (selector) => [...document.querySelectorAll(selector)];
+    const cut = all(".scroll").filter((box) => box.scrollWidth > box.clientWidth);
+    parent.postMessage({
+      wide: root.scrollWidth,
+      narrowest: Math.min(...all(".plot .nsewdrag").map((area) => area.getBoundingClientRect().width)),
+      cut: cut.map((box) => box.closest("section").id + " " + box.firstElementChild.className),
+      ...root.dataset,
+    }, "*");
   }
 }, 50);
 </script>"""
@@ -77,7 +84,8 @@ def ink(picture: Path) -> float:
 
 
 def see_in_frame(page: Path, folder: Path, *, width: int, **more) -> dict:
-    """A page as narrow as a phone, which a window cannot be → its root's data, and `wide`, the width that it takes."""
+    """A page as narrow as a phone, which a window cannot be → its root's data, and `wide`, the width that it takes; `narrowest`,
+    that of the smallest figure's plane; `cut`, section and kind of what must be scrolled sideways."""
     (folder / "probed.html").write_text(page.read_text(encoding="utf-8") + PROBE, encoding="utf-8")
     size = (max(500, width), 900)
     (folder / "frame.html").write_text(FRAME.replace("WIDTH", str(width)).replace("HEIGHT", "900"))

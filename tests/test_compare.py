@@ -209,8 +209,12 @@ def test_a_report_starts_no_ray_and_no_mlflow(results):
 @pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_in_a_browser(results, tmp_path, dark):
-    path = write_comparison(opened(results, "narrow", "wider", "young"), tmp_path / "page.html")
+    (tmp_path / "wider_than_any_phone_is").symlink_to(results / "wider")
+    studies = [*opened(results, "narrow", "young"), *opened(tmp_path, "wider_than_any_phone_is")]
+    path = write_comparison(studies, tmp_path / "page.html")
     seen = see(path, dark=dark, size=(1280, 3000), picture=tmp_path / "page.png")
     assert 0.02 < ink(tmp_path / "page.png") < 0.4, "an empty page, or one black with lines"
     assert (seen.told("drawn"), seen.told("problems"), seen.console) == ("3", None, [])
-    assert see_in_frame(path, tmp_path, width=360)["wide"] <= 360
+    told = see_in_frame(path, tmp_path, width=360)
+    assert told["wide"] <= 360
+    assert told["narrowest"] >= 150, "long names leave room for the points"

@@ -213,6 +213,7 @@ def test_unfinished_search(tmp_path):
     assert "nan" not in text.lower().split()
     assert "lfvd train" not in text, "there is no best.yaml"
     assert "it is still sealed" in text
+    assert "diamond" not in text, "there is no winner to be one"
     write_report(study)
 
 
@@ -345,6 +346,22 @@ def test_on_a_narrow_screen(whole, tmp_path, width):
     told = see_in_frame(whole.folder / "report.html", tmp_path, width=width)
     assert told["drawn"] == told["figures"]
     assert told["wide"] <= width
+    assert told["narrowest"] >= 150, "no figure is squeezed by its own names"
+    assert not [each for each in told["cut"] if each.startswith(("answer", "emotions"))], (
+        "what matters most is seen whole"
+    )
+
+
+@pytest.mark.slow
+def test_a_long_path_on_a_narrow_screen(tmp_path):
+    """The warning of a second look names a file: its path breaks, however deep it lies."""
+    folder = tmp_path / ("deep" * 20)
+    folder.mkdir()
+    study = invented.whole(folder / "twice")
+    invented.predict(study)
+    page = write_report(study)
+    assert f"{folder}/twice/test_looks.jsonl" in page.read_text(encoding="utf-8")
+    assert see_in_frame(page, tmp_path, width=360)["wide"] <= 360
 
 
 @pytest.mark.slow

@@ -133,8 +133,11 @@ def _confirmed(found: Sequence[Material]) -> Section:
         for each in found
         for config in each.roles.values()
     }
-    chart = Chart(plot=outcome.by_seed(rows), label="Confirmed W-F1 of winners and baselines") if rows else NO_WINNER
-    return Section(key="confirmed", title="Confirmed, seed by seed", how=how, parts=[chart])
+    parts: list[Part] = [NO_WINNER]
+    if rows:
+        least = 200 + 6 * max(map(len, rows))  # names stand beside the points
+        parts = [Chart(plot=outcome.by_seed(rows), label="Confirmed W-F1 of winners and baselines", least=least)]
+    return Section(key="confirmed", title="Confirmed, seed by seed", how=how, parts=parts)
 
 
 def _worth(found: Sequence[Material]) -> Section:

@@ -73,7 +73,8 @@ def parameters(material: Material) -> Section:
         charts = [Chart(plot=plot, label=f"Score against {key}") for key, plot in slices.items()]
         least = 110 * (1 + len(keys))
         whole = Chart(plot=lines, label="All searched values of each trial", title="All values together", least=least)
-        parts += [Note(text=_SLICES), Group(parts=charts), whole, Note(text=_LINES)]
+        marked = _MARKED if marks else ""
+        parts += [Note(text=_SLICES.format(marked=marked)), Group(parts=charts), whole, Note(text=_LINES)]
     return Section(key="values", title="The searched values", how=how, parts=parts)
 
 
@@ -81,10 +82,8 @@ _BARS = (
     "Importance (PED-ANOVA) is how much a value tells whether a trial is among the best. Where the bar does not reach beyond the "
     "orange mark (grey bars), chance alone shows as much: nothing can be said of that value."
 )
-_SLICES = (
-    "Score against each value: each point is a trial, the bluer the later; the filled diamond is the winner, the open one the "
-    "baseline, both with their score in the search. Points crowd where the search looked closer."
-)
+_SLICES = "Score against each value: each point is a trial, the bluer the later{marked}. Points crowd where the search looked closer."
+_MARKED = "; the filled diamond is the winner, the open one the baseline, both with their score in the search"
 _LINES = "Each line is a trial through all its values, the bluer the better its score (left axis)."
 
 
