@@ -6,9 +6,11 @@ import math
 import numpy as np
 import optuna
 import pytest
+import statsmodels.api as sm
 from conftest import PLAN
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from test_confirm import LR, add, enter
 
@@ -199,6 +201,42 @@ def test_winners_curse(make_study):
     ]
 
 
+def test_the_curse_is_judged_by_a_fresh_runs_prediction_interval(make_study):
+    """A t interval of the pooled spread within configs, for one run against the mean of five: told just beyond."""
+    other, winner = LOW, LOW[::-1] * 1.5 - 0.2
+    pooled = math.sqrt((other.var(ddof=1) + winner.var(ddof=1)) / 2)
+    half = stats.t(8).ppf(0.975) * math.hypot(pooled, pooled / math.sqrt(5))
+    for share, told in ((0.98, False), (1.02, True)):
+        study = make_study(f"s{told}", confirm={**CONFIRM, "race": False})
+        add(study, COMPLETE, [0.40])
+        add(study, COMPLETE, [float(winner.mean() + share * half)], **{LR: 1e-3})
+        for seed in SEEDS:
+            enter(study, 0, seed, float(other[seed]))
+            enter(study, 1, seed, float(winner[seed]))
+        assert answer_of(study).order[0].trial == 1
+        assert any("search score" in w for w in say(study)[1]) is told
+
+
+def test_ties_are_what_holm_leaves(make_study):
+    """One-sided t tests of the additive model's residual (statsmodels), Holm's step down, at five in a hundred."""
+    rng = np.random.default_rng(4)
+    for trial in range(8):
+        seeds = rng.normal(0, 0.004, 5)
+        tables = [0.50 - 0.004 * k * rng.random() + seeds + rng.normal(0, 0.002, 5) for k in range(5)]
+        study = confirmed(make_study, LOW - 0.1, *tables, name=f"study{trial}")
+        answer = answer_of(study)
+        scores = np.array([LOW - 0.1, *tables])
+        rows, columns = (place.ravel() for place in np.indices(scores.shape))
+        design = np.hstack([np.equal.outer(rows, range(6)), np.equal.outer(columns, range(1, 5))]).astype(float)
+        fit = sm.OLS(scores.ravel(), design).fit()
+        best = answer.order[0].trial
+        others = [k for k in range(1, 6) if k != best]
+        gaps = [scores[best].mean() - scores[k].mean() for k in others]
+        p = stats.t.sf(np.array(gaps) / math.sqrt(fit.mse_resid * 2 / 5), fit.df_resid)
+        rejected = multipletests(p, alpha=0.05, method="holm")[0]
+        assert set(answer.tied) == {k for k, gone in zip(others, rejected, strict=True) if not gone}
+
+
 def test_ties(make_study):
     study = confirmed(make_study, LOW, LOW[::-1] + 0.02, LOW[[2, 0, 1, 4, 3]] + 0.021, race=True)
     answer = answer_of(study)
@@ -292,6 +330,27 @@ def test_importance(make_study):
         f"the importance of {', '.join(f'`{key}`' for key in lucky)} is within what chance alone would show in 60 trials: "
         "nothing can be said about their values"
     )
+
+
+def test_chance_is_what_shuffled_scores_show(make_study, monkeypatch):
+    """Literally: other studies with the same values and the scores dealt anew; the 95th percentile of Optuna's figures."""
+    monkeypatch.setattr("tune.importance.SHUFFLES", 6)
+    study = searched(make_study, 40, matters=True)
+    found = importances(study, seed=3)
+    trials, rng = whole(study).trials, np.random.default_rng(3)
+    scores = np.array([trial.value for trial in trials])
+
+    def dealt(values: np.ndarray) -> dict[str, float]:
+        other = optuna.create_study(direction="maximize")
+        for trial, value in zip(trials, values, strict=True):
+            other.add_trial(create_trial(params=trial.params, distributions=trial.distributions, value=float(value)))
+        return evaluator().evaluate(other)
+
+    own, others = dealt(scores), [dealt(rng.permutation(scores)) for _ in range(6)]
+    for each in found:
+        level = np.percentile([other[each.key] for other in others], 95)
+        assert each.chance == pytest.approx(level / sum(own.values()), rel=1e-9)
+        assert each.shown == (own[each.key] > level)
 
 
 def test_importance_of_nothing(make_study):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
 import signal
 import time
@@ -26,7 +27,8 @@ from tune import driver, pool
 from tune.answer import answer_of
 from tune.best import open_test, write_best
 from tune.confirm import ConfirmJobs, failed_runs, finalists, mean_std, ranking, settled, standing
-from tune.journal import OBJECTIVE, Study, StudyError
+from tune.journal import JOURNALS, OBJECTIVE, Study, StudyError
+from tune.projection import runs_of
 from tune.search import FAILED
 from tune.statement import statement_of
 from tune.trial import _result
@@ -459,6 +461,10 @@ def test_provenance(whole):
     lead = np.subtract(*(scores_of(study, n, "val/wf1") for n in (winner.trial, 0)))
     said = statement_of(study, answer_of(study))
     assert (found["statement"], found["warnings"]) == (list(said.sentences), list(said.warnings))
+    spread = float(np.std(scores_of(study, 0, "val/wf1"), ddof=1))
+    assert found["noise"]["deviation"] == round(100 * spread, 2)
+    assert (found["noise"]["seeds"], found["noise"]["gap"]) == (2, round(100 * float(lead.mean()), 2))
+    assert {"smallest_difference", "seeds_needed"} <= found["noise"].keys()
     against = found["against_baseline"]["validation"]
     assert (against["mean"], against["exact_p"]) == (round(100 * lead.mean(), 2), 0.5), "two seeds, and all signs alike"
     assert against["p"] == round(float(stats.ttest_1samp(lead, 0).pvalue), 5)
@@ -743,3 +749,22 @@ def test_files_of_a_finished_study(whole):
     shown = {ranking(study)[0].trial, 0}
     predictions = {f"predictions/trial{n}-{split}.npz" for n in shown for split in ("valid", "test")}
     assert found == records | weights | predictions
+
+
+def test_the_readme_explains_every_file_and_metric(whole):
+    """Of a study that came to its end, and of one in trouble; the metrics as epochs.jsonl has them."""
+    study, _ = whole
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    files = text.partition("### What lies in")[2].partition("### Metrics")[0]
+    names = {f"{path.name}/" if path.is_dir() else path.name for path in study.folder.iterdir()}
+    names |= {"driver.lock", "requests/", "checkpoints/", *JOURNALS}
+    assert not [name for name in names if f"`{name}`" not in files]
+    metrics = text.partition("### Metrics of an epoch")[2].partition("## The files")[0]
+    logged = {key for record in study.epochs() for key in record} | {"gpu"}
+    logged |= {key for run in runs_of(study, live=False) for key in run.figures}
+    assert {"train/loss_self", "val/wf1_mean", "test/f1/sad", "seeds"} <= logged
+    for key in logged:
+        name = re.sub(r"f1/(calm|glad|sad)", "f1/<class>", key)
+        name = re.sub(r"train/loss_(?!classification)", "_", name)
+        name = re.sub(r"^test/(.*_(mean|std))$", r"val/\1", name)  # "and the same of `test/…`"
+        assert f"`{name}`" in metrics, key

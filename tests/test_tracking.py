@@ -384,10 +384,11 @@ def test_files_of_the_winner(study, uri):
     confirm_all(study, 0)
     write_yaml(study.folder / "best.yaml", {"provenance": {"trial": 0}})
     (study.folder / "confusion_test.png").write_bytes(b"png")
+    (study.folder / "report.html").write_text("<!doctype html>")
     sync(study, uri)
     run = held(uri, study.name)["finalist: trial 0 (baseline), winner"]
     files = MlflowClient(uri).list_artifacts(run.info.run_id)
-    assert [f.path for f in files] == ["best.yaml", "confusion_test.png"]
+    assert [f.path for f in files] == ["best.yaml", "confusion_test.png", "report.html"]
     assert run.info.artifact_uri.startswith((study.folder.parent / "mlartifacts").as_uri())
 
 
