@@ -19,6 +19,7 @@ from tune.pages.material import gather
 from tune.pages.outcome import with_interval
 from tune.pages.page import Chart, Page, render
 from tune.report import report_of, write_report
+from tune.search import ranked
 from tune.statement import statement_of
 from tune.statistics import mean_interval
 
@@ -243,6 +244,29 @@ def test_confirmed_but_test_is_sealed(tmp_path):
     assert "holds no predictions" not in text
     study.predictions(winner, "valid").unlink()
     assert "holds no predictions" in texts(report_of(study))
+
+
+def test_what_did_not_happen_is_not_told(whole, tmp_path):
+    """Of audits and of drops a page speaks only where the plan has them."""
+    told = ("a few are run on all the same", "was dropped after fewer seeds")
+    assert all(words in read(whole).said for words in told)
+    scheduler = {**invented.PLAN["scheduler"], "audit": 0.0}
+    confirm = {**invented.PLAN["confirm"], "race": False}
+    text = texts(report_of(invented.whole(tmp_path / "plain", scheduler=scheduler, confirm=confirm)))
+    assert not [words for words in told if words in text]
+
+
+def test_worth(whole):
+    """What half as many trials, and as many, come to on average: by drawing from the search's own scores."""
+    scores = np.array([100 * max(t.intermediate_values.values()) for t in ranked(whole)])
+    n, rng = len(scores), np.random.default_rng(0)
+    found = re.search(
+        r"A search of (\d+) such trials comes to ([\d.]+) % on average, one of (\d+) to ([\d.]+) %", read(whole).said
+    )
+    assert (int(found[1]), int(found[3])) == (n // 2, n)
+    for count, mean in ((n // 2, found[2]), (n, found[4])):
+        best = rng.choice(scores, (20_000, count)).max(1)
+        assert float(mean) == pytest.approx(best.mean(), abs=0.005 + 4 * best.std() / np.sqrt(len(best)))
 
 
 def test_the_baseline_wins(tmp_path):

@@ -87,10 +87,11 @@ def finalists(material: Material) -> Section:
     how = (
         "One score of one trial is partly luck. So the best trials and the baseline were trained again on fresh seeds. Each "
         "grey point is one seed; the diamond is the mean, and its bar the 95 % interval: where intervals overlap widely, the "
-        "order may be chance. The cross is the single score that the search saw: it is often the luckiest. A finalist that falls "
-        "behind is dropped after fewer seeds, and its interval may run out of the frame."
+        "order may be chance. The cross is the single score that the search saw: it is often the luckiest."
     )
     order = material.answer.order
+    if any(len(each.seeds) < len(order[0].seeds) for each in order):
+        how += " A finalist that fell behind was dropped after fewer seeds, and its interval may run out of the frame."
     plot = outcome.by_seed({_finalist(material, each): (material.study, each) for each in order})
     parts: list[Part] = [
         Chart(plot=plot, label="Validation W-F1 of each finalist by seed, with mean and 95 % interval")

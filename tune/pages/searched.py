@@ -36,9 +36,8 @@ def curves(material: Material) -> Section:
     how = "Each line is one trial: the best validation score that it had reached after so many epochs."
     if plan.kind == "asha":
         how += (
-            f" At each rung (dotted) a trial is stopped unless it is among the best so far, about one in {plan.reduction}; a "
-            "few are run on all the same, to see whether the rungs stop good ones. The axis is stretched so that the rungs lie "
-            "evenly."
+            f" At each rung (dotted) a trial is stopped unless it is among the best so far, about one in {plan.reduction}"
+            f"{_AUDITED if plan.audit else ''}. The axis is stretched so that the rungs lie evenly."
         )
     plot = figures.learning_curves(material.study)
     chart = Chart(plot=plot, label="Learning curves of all trials") if plot else Note(text="No epoch has ended yet.")
@@ -52,6 +51,9 @@ def curves(material: Material) -> Section:
             )
         )
     return Section(key="curves", title="Learning curves", how=how, parts=parts)
+
+
+_AUDITED = "; a few are run on all the same, to see whether the rungs stop good ones"
 
 
 def parameters(material: Material) -> Section:
@@ -172,7 +174,7 @@ def _worth(material: Material, scores: list[float]) -> str:
     half = len(scores) // 2
     return (
         f"The search took {amount(material.hours.search, material.hours.unit)} for {len(material.hours.trials)} trials, the "
-        f"confirmation {amount(material.hours.confirmation, material.hours.unit)}. A search of {half} such trials would have "
-        f"come to {mean[half - 1]:.2f} % on average, this one of {len(scores)} to {mean[-1]:.2f} %: the second half was worth "
+        f"confirmation {amount(material.hours.confirmation, material.hours.unit)}. A search of {half} such trials "
+        f"comes to {mean[half - 1]:.2f} % on average, one of {len(scores)} to {mean[-1]:.2f} %: the second half was worth "
         f"{mean[-1] - mean[half - 1]:.2f} points."
     )
