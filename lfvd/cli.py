@@ -87,6 +87,8 @@ def import_(
         raise InputError("--out: is missing, but says where the corpus goes: try --out data/corpus.safetensors")
     if out is not None:
         _check_out(out)
+        if out.with_suffix(".parquet").resolve() in {source.resolve() for source in sources}:
+            raise InputError(f"--out {out}: its sentences would take the place of the source: choose another name")
     from lfvd.importers import ImportOptions, import_files
 
     given = {"l": language, "a": audio, "v": visual}
@@ -104,6 +106,7 @@ def import_(
     for line in found:
         print(line)
     if out is None or dry_run:
+        corpus.check(str(sources[0]))
         _print_tables(corpus)
         return
     corpus = corpus.save(out)

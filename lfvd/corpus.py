@@ -26,6 +26,8 @@ from lfvd.files import InputError, atomic_path
 SPLITS = ("train", "valid", "test")
 FORMAT = "lfvd-corpus"
 VERSION = 1
+MAX_CLASSES = 1000
+"""More are names of something else, and take minutes to be counted one by one."""
 
 
 class CorpusError(InputError):
@@ -110,10 +112,7 @@ class Corpus:
 
     def save(self, path: str | Path) -> Corpus:
         """Check everything and write atomically; returns the corpus with its fingerprint."""
-        problems = self.problems()
-        if problems:
-            raise CorpusError(f"{path}: " + "; ".join(problems))
-        self.check_features(str(path))
+        self.check(str(path))
         done = replace(self, fingerprint=self.content_hash())
         values = {"version": VERSION, "fingerprint": done.fingerprint, "info": asdict(self.info)}
         # One key: safetensors writes several in random order, and the same corpus must give the same bytes.
@@ -184,11 +183,20 @@ class Corpus:
             if not text.isprintable():
                 found.append(f"{text!a} holds characters that cannot be printed: rename it in the source")
                 break
+        if len(info.classes) > MAX_CLASSES:
+            found.append(f"there are {len(info.classes)} classes, but at most {MAX_CLASSES} are read: check the labels")
         if len(set(info.classes)) < len(info.classes):
             found.append("two classes have the same name: rename one in the source")
         if list(info.length_bins) != sorted({*info.length_bins}):
             found.append("the length bins do not rise: import the data again")
         return found
+
+    def check(self, source: str) -> None:
+        """Raises CorpusError for whatever `save` would not write."""
+        problems = self.problems()
+        if problems:
+            raise CorpusError(f"{source}: " + "; ".join(problems))
+        self.check_features(source)
 
     def check_features(self, source: str) -> None:
         """Raises CorpusError for the first NaN or infinite feature value."""

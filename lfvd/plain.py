@@ -19,6 +19,9 @@ MAX_OBJECTS = 3_000_000
 MAX_DEPTH = 50
 """Containers inside one another; published files have four."""
 _MAX_KEY = 2**53
+_LAST_CHARACTER = 0x10FFFF
+CALL = 3
+"""Objects that a call, a name or a view counts for, and the content of an array three times: they take as much time and memory."""
 
 _NUMBER = re.compile(r"b1|[iu][1248]|f[248]")
 _TEXT = re.compile(r"[SU][1-9][0-9]{0,6}")
@@ -26,6 +29,13 @@ _TEXT = re.compile(r"[SU][1-9][0-9]{0,6}")
 
 class NotPlain(Exception):
     """What is wrong, for `PickleRefused`, which also names the file."""
+
+
+def shown(value: Any) -> str:
+    """A value in an error. Containers by kind alone: a few hundred bytes can stand for a terabyte of text."""
+    if isinstance(value, str | bytes):
+        return ascii(value[:60])
+    return repr(value)[:60] if value is None or isinstance(value, int | float) else f"a {type(value).__name__}"
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ def _bytes(data: Any = b"", encoding: str = "latin1") -> bytes | memoryview:
 
 def encoded(text: str, encoding: str) -> bytes:
     if encoding not in ("latin1", "latin-1"):
-        raise ValueError(f"bytes are written as {encoding!a} and not as latin1")
+        raise ValueError(f"bytes are written as {shown(encoding)} and not as latin1")
     return text.encode("latin1")
 
 
@@ -121,7 +131,7 @@ def _dtype(code: Any, *_: Any) -> Dtype:
     if code in ("O", "O8"):
         return Dtype(None)
     if not isinstance(code, str) or not (_NUMBER.fullmatch(code) or _TEXT.fullmatch(code)):
-        raise NotPlain(f"holds an array of the type {ascii(code)[:60]}, but must hold numbers or text: convert it")
+        raise NotPlain(f"holds an array of the type {shown(code)}, but must hold numbers or text: convert it")
     return Dtype(np.dtype(code))
 
 
@@ -170,6 +180,8 @@ def shaped(data: bytes | memoryview, dtype: Dtype, shape: Any, *, order: str) ->
     if not need and max(sizes, default=0) > MAX_OBJECTS:
         raise NotPlain(f"announces an empty array of shape {sizes}: fetch the file again")
     array = np.frombuffer(data, dtype.holds) if need else np.empty(0, dtype.holds)
+    if need and array.dtype.kind == "U" and array.view(array.dtype.str[0] + "u4").max() > _LAST_CHARACTER:
+        raise ValueError("a text array holds what is no character")  # numpy would make broken texts of it
     return array.reshape(sizes, order="F" if order == "F" else "C")
 
 
@@ -272,7 +284,7 @@ def check_plain(root: Any) -> None:
             continue
         if not isinstance(value, list | tuple | dict | set):
             if not isinstance(value, _LEAVES):
-                raise NotPlain(f"holds {ascii(value)[:80]}, which is no plain data: write arrays, lists and dicts only")
+                raise NotPlain(f"holds {shown(value)}, which is no plain data: write arrays, lists and dicts only")
             continue
         path.add(id(value))
         if len(path) > MAX_DEPTH:

@@ -14,7 +14,7 @@ import mmap
 import pickle
 import re
 import struct
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Sized
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from lfvd.files import InputError
 from lfvd.plain import (
+    CALL,
     MAX_DEPTH,
     MAX_OBJECTS,
     NAMES,
@@ -169,16 +170,16 @@ class _Machine:
         """A little-endian number, by its letter in `struct`."""
         return struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0]
 
-    def count(self) -> None:
-        self.objects += 1
+    def count(self, size: int = 1) -> None:
+        self.objects += size
         if self.objects > MAX_OBJECTS:
             raise NotPlain(
                 f"holds more than {MAX_OBJECTS} objects, which no feature file does: write arrays, not lists"
             )
 
-    def count_copies(self, values: Iterable[Any]) -> None:
-        """Honest files give each part of theirs to one call; a part given to thousands would fill memory."""
-        self.copied += sum(len(value) for value in values if isinstance(value, Sized))
+    def count_copies(self, values: tuple[Any, ...]) -> None:
+        """Honest files give each part of theirs to one call; a part given to thousands would fill memory, or take for ever."""
+        self.copied += len(values) + sum(len(value) for value in values if isinstance(value, Sized))
         if self.copied > 2 * len(self.content) + _SPARE_COPIES:
             raise NotPlain("copies the same data again and again, which no feature file does: fetch the file again")
 
@@ -188,6 +189,11 @@ class _Machine:
     def push_container(self, value: Any) -> None:
         self.count()
         self.stack.append(value)
+
+    def push_view(self, size: int) -> None:
+        """The next bytes of the file, as they lie there: small ones are mostly the view itself."""
+        self.count(CALL)
+        self.push(self.take(size))
 
     # Stack and memo.
 
@@ -243,7 +249,13 @@ class _Machine:
         items = self.marked()
         if not isinstance(self.stack[-1], set):
             raise ValueError("items are added to something that is not a set")
+        self.count(len(items))
         self.stack[-1].update(map(checked_key, items))
+
+    def marked_set(self) -> None:
+        items = self.marked()
+        self.count(len(items))
+        self.push_container(as_set(items))
 
     def marked_dict(self) -> None:
         self.push_container(filled({}, self.marked()))
@@ -272,11 +284,12 @@ class _Machine:
     # Names, calls and arrays.
 
     def name(self, module: str, name: str) -> None:
+        self.count(CALL)
         key = f"{module}.{name}"
         if self.storages is not None and module == "torch" and name in STORAGES:
-            self.push(Name(key, None))
+            self.push(_STORAGES[key])
         elif self.storages is None and key in _NAMES:
-            self.push(Name(key, _NAMES[key]))
+            self.push(_NAMES[key])
         else:
             raise _refuse_name(key)
 
@@ -303,7 +316,8 @@ class _Machine:
         made = called.call(*args)
         if isinstance(made, Array):
             self.unbuilt += 1
-        self.push_container(made)
+        self.count(CALL + (len(made) if isinstance(made, set) else 0))
+        self.push(made)
 
     def forget(self, args: tuple[Any, ...]) -> None:
         """Protocol 2 writes bytes as a text made for that alone: let it go, or all features would lie in memory twice."""
@@ -313,9 +327,11 @@ class _Machine:
                     self.memo[key] = _GONE
 
     def build(self) -> None:
-        state = self.stack.pop()
+        state, target = self.stack.pop(), self.stack[-1]
+        if not isinstance(state, tuple):
+            state, target = (), None
         self.count_copies(state)
-        target = self.stack[-1]
+        self.count(3 * CALL)
         if isinstance(target, Array) and target.value is None:
             target.value = self.stack[-1] = array_of_state(*state)
             self.unbuilt -= 1
@@ -391,8 +407,10 @@ def _storage(data: Any) -> np.ndarray:
     return shaped(content[at + 8 :], Dtype(dtype), (size,), order="C")
 
 
-_NAMES = {**NAMES, "torch.storage._load_from_bytes": _storage}
+_NAMES = {key: Name(key, call) for key, call in {**NAMES, "torch.storage._load_from_bytes": _storage}.items()}
 """Everything that a file may name."""
+_STORAGES = {key: Name(key, None) for key in (f"torch.{name}" for name in STORAGES)}
+"""And what a storage of torch may."""
 
 
 # The opcodes.
@@ -446,9 +464,9 @@ _OPERATIONS: dict[int, Callable[[_Machine], None]] = {
         (pickle.BINUNICODE, lambda m: m.push(_utf8(m, m.number("I")))),
         (pickle.BINUNICODE8, lambda m: m.push(_utf8(m, m.number("Q")))),
         (pickle.SHORT_BINUNICODE, lambda m: m.push(_utf8(m, m.number("B")))),
-        (pickle.BINBYTES, lambda m: m.push(m.take(m.number("I")))),
-        (pickle.BINBYTES8, lambda m: m.push(m.take(m.number("Q")))),
-        (pickle.BYTEARRAY8, lambda m: m.push(m.take(m.number("Q")))),
+        (pickle.BINBYTES, lambda m: m.push_view(m.number("I"))),
+        (pickle.BINBYTES8, lambda m: m.push_view(m.number("Q"))),
+        (pickle.BYTEARRAY8, lambda m: m.push_view(m.number("Q"))),
         (pickle.SHORT_BINBYTES, lambda m: m.push(bytes(m.take(m.number("B"))))),
         (pickle.EMPTY_LIST, lambda m: m.push_container([])),
         (pickle.EMPTY_DICT, lambda m: m.push_container({})),
@@ -460,7 +478,7 @@ _OPERATIONS: dict[int, Callable[[_Machine], None]] = {
         (pickle.TUPLE1, lambda m: m.top_tuple(1)),
         (pickle.TUPLE2, lambda m: m.top_tuple(2)),
         (pickle.TUPLE3, lambda m: m.top_tuple(3)),
-        (pickle.FROZENSET, lambda m: m.push_container(as_set(m.marked()))),
+        (pickle.FROZENSET, _Machine.marked_set),
         (pickle.APPEND, _Machine.append),
         (pickle.APPENDS, _Machine.appends),
         (pickle.SETITEM, _Machine.set_item),

@@ -47,6 +47,7 @@ HARMLESS = {
     "corpus-options-nested",
     "corpus-simulated-unknown",
     "corpus-markup",
+    "layout-number-of-many-digits",
 }
 
 
@@ -344,6 +345,8 @@ def _arrays() -> Iterator[Attack]:
         "subarray-that-lies": array(dtype("V8", (3, "|", (dtype("f8"), (10**6,)), None, None, 8, 1, 0)), (1,), pointer),
         "dtype-of-many-fields": call("numpy:dtype", "f4," * 200_000),
         "dtype-of-a-dict": call("numpy:dtype", {"names": ["a"], "formats": ["O"], "offsets": [0]}),
+        "text-of-no-characters": array("U2", (2,), b"\xff" * 16),
+        "scalar-of-no-character": call("numpy.core.multiarray:scalar", dtype("U1"), b"\0\0\x11\0"),
         "dtype-state-of-text": built(call("numpy:dtype", "f4", False, True), "state"),
         "dtype-with-metadata": built(call("numpy:dtype", "f4"), (4, "<", None, None, None, -1, -1, 0, {"a": 1})),
         "object-array-of-calls": array("O8", (1,), [call("os:getcwd")]),
@@ -364,6 +367,35 @@ def _arrays() -> Iterator[Attack]:
         "tensor-before-its-storage": ([1.0], -5, (1,), (1,), False, call("collections:OrderedDict")),
     }.items():
         yield Attack(name, whole(call("torch._utils:_rebuild_tensor_v2", *args)))
+
+
+SHARED = b"]q\x00" + b"".join(b"](" + (b"h" + bytes([i])) * 10 + b"eq" + bytes([i + 1]) for i in range(12))
+"""Lists that end in one which, written out, has a million million members; it is h\\x0c in the memo."""
+
+
+def _amplified() -> Iterator[Attack]:
+    """Few bytes that make much: text of an error, long work on one thing again and again, many objects."""
+    largest = Raw(b"h\x0c")
+    start, kind = named("numpy.core.multiarray:_reconstruct"), named("numpy:ndarray")
+    for name, body in {
+        "codec-that-laughs": b"(" + SHARED + call("_codecs:encode", "a", largest) + b"l",
+        "dtype-that-laughs": b"(" + SHARED + call("numpy:dtype", largest) + b"l",
+        "a-million-arguments": b"((" + b"U\x02f4" + b"N" * 1_000_000 + b"tq\x00" + named("numpy:dtype") + b"q\x01"
+        b"" + b"h\x01h\x00R" * 100_000 + b"t",
+        "many-views": b"(" + b"B\0\0\0\0" * 6_000_000 + b"l",
+        "many-names": b"("
+        + put("numpy", 4)
+        + b"q\x00"
+        + put("dtype", 4)
+        + b"q\x01"
+        + b"h\x00h\x01\x93" * 5_000_000
+        + b"l",
+        "many-sets-of-five": b"(" + b"\x8f(K\x00K\x01K\x02K\x03K\x04\x90" * 2_000_000 + b"l",
+        "many-frozensets-of-five": b"(" + b"(K\x00K\x01K\x02K\x03K\x04\x91" * 2_000_000 + b"l",
+        "many-arrays": b"(" + start + b"q\x00" + put((kind, (0,), b"b"), 2) + b"q\x01"
+        b"" + put((1, (0,), dtype("f4"), False, b""), 2) + b"q\x02" + b"h\x00h\x01Rh\x02b" * 2_900_000 + b"l",
+    }.items():
+        yield Attack(name, whole(body, 4))
 
 
 PRIME = 2**61 - 1
@@ -447,3 +479,4 @@ def pickles() -> Iterator[Attack]:
     yield from _indirect()
     yield from _arrays()
     yield from _bombs()
+    yield from _amplified()

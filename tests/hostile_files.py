@@ -5,13 +5,70 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from hostile import Attack, call, whole
+from hostile import PRIME, Attack, call, whole
+
+# Pickles of a published layout, honest to the unpickler.
+
+
+def layouts() -> Iterator[Attack]:
+    """Attacks on what reads the values: nine items, or twelve where there are four layers of text."""
+    largest: list[Any] = []
+    for _ in range(12):
+        largest = [largest] * 10  # a million million members, written out
+    many, said = range(100_000), "é" * 1_000_000
+    wide = [np.zeros(16_000)] * 1000
+    for name, changes in {
+        "ids-that-laugh": {"ids": [largest]},
+        "labels-that-laugh": {"labels": [largest]},
+        "speaker-that-laughs": {"speakers": [{"a": largest}]},
+        "split-that-laughs": {"train": ["a", largest]},
+        "sentence-that-laughs": {"sentences": [largest]},
+        "features-that-laugh": {"text": [largest]},
+        "speakers-collide": {"speakers": [i * PRIME for i in many], "labels": [0 for _ in many]},
+        "one-sentence-for-all": {
+            "labels": [0] * 50_000,
+            "speakers": ["M"] * 50_000,
+            "sentences": [said] * 50_000,
+            "text": [[0.5]] * 50_000,
+        },
+        "one-vector-for-all": {"labels": [0] * 1000, "speakers": ["M"] * 1000, "text": wide},
+        "number-of-many-digits": {"key": "9" * 5000},
+    }.items():
+        yield Attack(f"layout-{name}", pickle.dumps(_layout(**changes), 4), suffix=".pkl")
+
+
+def _layout(key: str = "a", train: list[Any] | None = None, **changes: list[Any]) -> tuple[Any, ...]:
+    """I9, M9 where the dialogues have numbers, I12 for one wide vector; the first dialogue's values as given."""
+    ids = [key, *("bc" if key == "a" else "12")]
+    of: dict[str, dict[str, Any]] = {}
+    for name, value in {
+        "ids": "u",
+        "speakers": "M",
+        "labels": 0,
+        "text": [0.5],
+        "audio": [0.5],
+        "sentences": "x",
+    }.items():
+        values = {i: [value] for i in ids}
+        values[key] = changes.get(name, [value])
+        if name in ("ids", "sentences") and len(changes.get("labels", [0])) > 1 and name not in changes:
+            values = {}
+        of[name] = values
+    audio = {} if "text" in changes else of["audio"]
+    layers = [of["text"]] * (4 if len(changes.get("text", ())) == 1000 else 1)
+    start = (of["ids"], of["speakers"], of["labels"], *layers, audio)
+    train = train or ids[:2]
+    if key != "a":
+        return (*start, of["sentences"], train, ids[2:], {})
+    return (*start, {}, of["sentences"], train, ids[2:])
+
 
 # JSON: dialogues, each a list of {text, speaker, label, cls}.
 
@@ -47,6 +104,7 @@ def jsons() -> Iterator[Attack]:
         "text-a-number": text([[_utterance(text=5)]]),
         "utterances-are-numbers": "[[1, 2, 3]]",
         "dialogues-are-numbers": "[1, 2, 3]",
+        "dialogue-without-end": "[[" + "[[[]]]," * 5_500_000,
         "no-dialogue": "[]",
         "no-utterance": "[[], []]",
         "an-object": '{"__reduce__": ["os.system", "touch ran"]}',
@@ -82,10 +140,10 @@ def _header(shape: str, kind: str = "'<f4'") -> str:
     return f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}\n"
 
 
-def npz(**members: bytes) -> bytes:
+def npz(method: int = zipfile.ZIP_DEFLATED, /, **members: bytes) -> bytes:
     """A .npz of raw members, compressed."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(file, "w", method, compresslevel=1) as archive:
         for name, content in members.items():
             archive.writestr(name.replace("__", "/") + ".npy", content)
     return file.getvalue()
@@ -135,6 +193,9 @@ def npzs() -> Iterator[Attack]:
     yield Attack("npz-with-bad-checksum", lying.replace(struct.pack("<I", zipfile.crc32(good)), b"abcd"), suffix=".npz")
     at = lying.index(b"PK\x01\x02")
     yield Attack("npz-of-unknown-method", lying[: at + 10] + b"\x63" + lying[at + 11 :], suffix=".npz")
+    packed = npz(zipfile.ZIP_LZMA, train=good, dev=good, test=good)
+    at = packed.index(b"train.npy") + len("train.npy") + 12
+    yield Attack("npz-packed-by-lzma-and-broken", packed[:at] + b"\xff" * 30 + packed[at + 30 :], suffix=".npz")
     yield Attack("npz-encrypted", lying[: at + 8] + b"\x01" + lying[at + 9 :], suffix=".npz")
 
 
@@ -294,6 +355,7 @@ def corpora() -> Iterator[Attack]:
         "classes-of-numbers": info(classes=[1, 2]),
         "classes-of-lists": info(classes=[["a"], ["b"]]),
         "classes-none": info(classes=[]),
+        "classes-many": info(classes=[f"c{i}" for i in range(100_000)]),
         "classes-same": info(classes=["a", "a"]),
         "dialogues-of-lists": info(dialogues=[["a"], ["b"], ["c"]]),
         "dialogues-of-numbers": info(dialogues=[1, 2, 3]),

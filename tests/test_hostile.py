@@ -89,17 +89,23 @@ def test_unpickler_refuses_large_ones(tmp_path):
     ("door", "attacks"),
     [
         ("import", hostile.pickles),
+        ("import", hostile_files.layouts),
         ("import", hostile_files.jsons),
         ("features", hostile_files.npzs),
         ("describe", hostile_files.corpora),
         ("config", hostile_files.yamls),
         ("plan", hostile_files.yamls),
     ],
-    ids=["import-pickle", "import-json", "import-npz", "describe-corpus", "config-yaml", "plan-yaml"],
+    ids=["import-pickle", "import-layout", "import-json", "import-npz", "describe-corpus", "config-yaml", "plan-yaml"],
 )
 def test_commands_refuse(tmp_path, door, attacks):
     """No output stands there afterwards, not even for a moment's rest of one."""
     for attack, outcome in outcomes(door, tuple(attacks()), tmp_path):
+        assert_refused(attack, outcome)
+
+
+def test_layouts_are_refused(tmp_path):
+    for attack, outcome in outcomes("import", light(tuple(hostile_files.layouts())), tmp_path):
         assert_refused(attack, outcome)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from layouts import DUMPS, IEMOCAP_LAYOUTS, LAYOUTS, MELD_IDS, Invented, invented, write
+from layouts import DUMPS, IEMOCAP_LAYOUTS, LAYOUTS, MELD_IDS, TRUE_WIDTHS, Invented, invented, write
 
 from lfvd.corpus import SPLITS, Corpus, CorpusError
 from lfvd.importers import IEMOCAP_CLASSES, MELD_CLASSES, ImportOptions, import_files, import_meld
@@ -21,7 +21,7 @@ def read(paths: list[Path], **options) -> tuple[Corpus, pd.DataFrame, list[str]]
 
 
 def data_of(layout: str) -> Invented:
-    return invented("iemocap" if layout in IEMOCAP_LAYOUTS else "meld")
+    return invented("iemocap" if layout in IEMOCAP_LAYOUTS else "meld", widths=TRUE_WIDTHS[layout])
 
 
 def expected_text(layout: str, data: Invented) -> np.ndarray:
@@ -115,6 +115,47 @@ def test_python2_pickle_is_one():
     assert loaded[0] == value[0]
     np.testing.assert_array_equal(loaded[1], value[1])
     np.testing.assert_array_equal(loaded[2], value[2])
+
+
+def test_features_by_modality_of_iemocap(tmp_path):
+    """E with a Speakers.pkl of I9's shape: its features give way to those of the files by modality."""
+    data = invented("iemocap")
+    write("E", tmp_path, data)
+    corpus, _, found = read([tmp_path])
+    assert corpus.info.name == "IEMOCAP"
+    assert [line.split(": layout ")[1][:2] for line in found] == ["E,", "E,", "E,", "I9"]
+    np.testing.assert_array_equal(corpus.features["l"], data.rows(data.text[1]))
+    (tmp_path / "TextFeatures.pkl").unlink()
+    np.testing.assert_array_equal(read([tmp_path])[0].features["l"], data.rows(data.text[0]))
+
+
+@pytest.mark.parametrize("kind", ["numbers", "text", "list"])
+def test_speakers_as_they_come(kind, tmp_path):
+    (file,) = write("I9", tmp_path, invented("iemocap"), dump=pickle.dumps)
+    items = list(pickle.loads(file.read_bytes()))
+    items[1] = {key: np.array([7, 3, 7, 7, 3, 2][: len(part)]) for key, part in items[1].items()}
+    items[0] = {key: np.arange(len(part)) for key, part in items[0].items()}
+    if kind != "numbers":
+        items[1] = {key: part.astype(str) for key, part in items[1].items()}
+    if kind == "list":
+        items[1] = {key: part.tolist() for key, part in items[1].items()}
+    file.write_bytes(pickle.dumps(items))
+    corpus, _, _ = read([file])
+    for start, end in zip(corpus.offset, corpus.offset[1:], strict=False):
+        assert corpus.speaker[start:end].tolist() == [0, 1, 0, 0, 1, 2][: end - start]
+
+
+def test_two_files_that_announce_much(tmp_path):
+    """One list of labels for a thousand dialogues: to compare them all would take minutes."""
+    ids = [f"d{i}" for i in range(1000)]
+    labels = dict.fromkeys(ids, [0] * 1_000_000)
+    items = ({}, {key: ["M"] for key in ids}, labels, {}, {}, {}, {}, ids[1:], ids[:1])
+    for name in ("one.pkl", "two.pkl"):
+        (tmp_path / name).write_bytes(pickle.dumps(items))
+    with pytest.raises(
+        CorpusError, match=r"one\.pkl: announces 1000000000 utterances in \d+ bytes, but each needs some"
+    ):
+        read([tmp_path / "one.pkl", tmp_path / "two.pkl"])
 
 
 def test_text_layers(tmp_path):

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from layouts import invented, write
 
 from lfvd.cli import main
 from lfvd.corpus import Corpus, CorpusError
+from lfvd.extract.sources import read_source
+from lfvd.files import InputError
 from lfvd.importers import ImportOptions, import_files
 
 TABLE = pd.DataFrame(
@@ -122,6 +126,54 @@ def test_unknown_class(folder):
         read(folder, classes=("calm", "glad"))
 
 
+def test_labels_that_are_none(folder):
+    """Sentences in the column of labels; a number too long for Python to print."""
+    count = 1001
+    names = [f"l{i}" for i in range(count)]
+    rows = {"dialogue": range(count), "speaker": "A", "label": names, "split": "train"}
+    pd.DataFrame(rows).to_csv(folder / "own.csv", index=False)
+    np.save(folder / "text.npy", np.zeros((count, 1)))
+    corpus, _, _ = import_files([folder / "own.csv"], ImportOptions(features={"l": str(folder / "text.npy")}))
+    with pytest.raises(CorpusError, match="there are 1001 classes, but at most 1000 are read: check the labels"):
+        corpus.save(folder / "c.safetensors")
+    TABLE.assign(label=["9" * 5000, *"abcde"]).to_csv(folder / "own.csv", index=False)
+    np.save(folder / "text.npy", ROWS)
+    assert "9" * 5000 in read(folder)[0].info.classes
+
+
+PARQUETS = {
+    "rows": ({"dialogue": "d", "label": "joy"}, 5_000_000, "5000000 rows are announced in"),
+    "text": ({"dialogue": "d", "label": "x" * 1_000_000}, 10_000, "10000010000 bytes of text are announced in"),
+}
+
+
+@pytest.mark.parametrize(("values", "rows", "text"), PARQUETS.values(), ids=PARQUETS.keys())
+@pytest.mark.parametrize("reader", ["import", "extract"])
+def test_parquet_that_would_fill_memory(tmp_path, values, rows, text, reader):
+    """A value of a column costs next to nothing where it is the one before again."""
+    numbers = pa.array(np.zeros(rows, np.int32))
+    columns = {name: pa.DictionaryArray.from_arrays(numbers, pa.array([value])) for name, value in values.items()}
+    file = tmp_path / "own.parquet"
+    pq.write_table(pa.table(columns), file, compression="zstd", store_schema=False)
+    assert file.stat().st_size < 100_000
+    with pytest.raises(InputError, match=rf"^{re.escape(str(file))}: is not a table .*{text}"):
+        read_source(file) if reader == "extract" else import_files([file], ImportOptions())
+
+
+def test_odd_parquet(folder):
+    """Columns of lists are no one's; numbers, gaps and categories come as text; two columns of one name are an error."""
+    odd = TABLE.assign(score=[[1, 2]] * 6, label=TABLE["label"].astype("category").replace("", None))
+    odd.to_parquet(folder / "own.parquet")
+    plain = read(folder)[0]
+    found = read(folder, "own.parquet")[0]
+    assert (found.label.tolist(), found.info.classes) == (plain.label.tolist(), plain.info.classes)
+    pq.write_table(
+        pa.table([pa.array(["d"])] * 5, ["dialogue", "dialogue", "speaker", "label", "split"]), folder / "b.parquet"
+    )
+    with pytest.raises(CorpusError, match="is not a table in CSV"):
+        read(folder, "b.parquet")
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b'a,b\n1,"2', b"PAR1garbagePAR1"])
 @pytest.mark.parametrize("name", ["own.csv", "own.parquet"])
 def test_not_a_table(folder, name, content):
@@ -192,6 +244,38 @@ def test_bad_json(content, text, tmp_path):
     with pytest.raises(CorpusError) as caught:
         import_files([folder], ImportOptions())
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("piece", [1, 50, 5000])
+def test_json_in_pieces(piece, tmp_path, monkeypatch):
+    """However little of the file is read at a time."""
+    (folder,) = write("J", tmp_path, invented("meld"))
+    whole, sentences, _ = import_files([folder], ImportOptions())
+    monkeypatch.setattr("lfvd.importers.json_files._PIECE", piece)
+    again, other, _ = import_files([folder], ImportOptions())
+    assert again.content_hash() == whole.content_hash()
+    pd.testing.assert_frame_equal(other, sentences)
+    (folder / "dev_data_roberta_mm.json.feature").write_text('[[{"text": "a"}], [{"text": \'b\'}]]')
+    with pytest.raises(CorpusError, match=r"must have the keys|\(Expecting value at character 28\)"):
+        import_files([folder], ImportOptions())
+
+
+def test_limits_of_json(tmp_path, monkeypatch):
+    (folder,) = write("J1", tmp_path, invented("meld"))
+    monkeypatch.setattr("lfvd.importers.json_files.MOST", 3)
+    with pytest.raises(CorpusError, match="holds more than 3 utterances, which no feature file does: cut it"):
+        import_files([folder], ImportOptions())
+
+
+def test_json_of_two_kinds_in_one_folder(tmp_path):
+    """Their dialogues would have the same numbers."""
+    for layout in ("J", "J1"):
+        write(layout, tmp_path, invented("meld"))
+    text = r"train_data_roberta_mm\.json\.feature: is of the same split as train_data_roberta\.json\.feature: name the files"
+    with pytest.raises(CorpusError, match=text):
+        import_files([tmp_path], ImportOptions())
+    corpus, _, _ = import_files([*tmp_path.glob("*_mm.json.feature")], ImportOptions())
+    assert "".join(corpus.features) == "lav"
 
 
 def test_labels_as_numbers_need_their_names(tmp_path):
@@ -289,6 +373,28 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
     code, text, err = run(capsys, "import", file)
     assert (code, text) == (2, "")
     assert err == "lfvd: --out: is missing, but says where the corpus goes: try --out data/corpus.safetensors\n"
+
+
+def test_a_source_is_not_written_over(folder, capsys):
+    """The sentences' file has the name of the corpus, and so may have a table's."""
+    TABLE.to_parquet(folder / "own.parquet")
+    before = (folder / "own.parquet").read_bytes()
+    argv = ("import", folder / "own.parquet", "--language", folder / "text.npy", "--out", folder / "own.safetensors")
+    code, out, err = run(capsys, *argv)
+    text = (
+        f"lfvd: --out {folder}/own.safetensors: its sentences would take the place of the source: choose another name\n"
+    )
+    assert (code, out, err) == (2, "", text)
+    assert (folder / "own.parquet").read_bytes() == before
+
+
+def test_dry_run_refuses_what_would_not_be_written(folder, capsys):
+    """Names that steer a terminal come from the file."""
+    TABLE.assign(label=["\x1b[2J", *"abcde"]).to_csv(folder / "own.csv", index=False)
+    code, out, err = run(capsys, "import", folder / "own.csv", "--language", folder / "text.npy", "--dry-run")
+    assert code == 2
+    assert "\x1b" not in out + err
+    assert r"'\x1b[2J' holds characters that cannot be printed" in err
 
 
 def test_old_sentences_go_where_there_are_none(folder, capsys):

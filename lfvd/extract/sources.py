@@ -18,6 +18,7 @@ import pandas as pd
 from lfvd.extract.clips import Clip
 from lfvd.files import InputError, atomic_path
 from lfvd.importers import repaired
+from lfvd.importers.table import read_parquet
 
 CLIP_FOLDERS = {
     "train": ("train", "train_splits"),
@@ -149,8 +150,7 @@ def _read_table(file: Path) -> pd.DataFrame:
     """A CSV or parquet file, every value as text, missing ones empty."""
     try:
         if file.suffix == ".parquet":
-            raw = pd.read_parquet(file)
-            table = raw.astype(object).where(raw.notna(), "").astype(str)
+            table = read_parquet(file)
         else:  # na_filter would turn an utterance such as "None" into a missing value
             table = pd.read_csv(file, dtype=str, na_filter=False, encoding="utf-8-sig")
     except OSError as error:

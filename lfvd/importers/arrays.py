@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import lzma
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -17,7 +19,7 @@ _SMALL = 64 * 2**20
 _MAX_RATIO = 100  # real features pack 5 to 1 at best, zeros alone 1000 to 1
 BROKEN: tuple[type[Exception], ...] = (
     *(OSError, ValueError, EOFError, MemoryError, TypeError, SyntaxError, KeyError, OverflowError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError),
 )
 """What numpy and zipfile raise for damaged files."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +17,13 @@ from lfvd.importers.datasets import IEMOCAP, MELD, MELD_GONE, MELD_VALID, repair
 from lfvd.importers.source import (
     Source,
     Values,
+    fill,
     item_count,
     label_numbers,
-    matrix,
     second,
     speaker_numbers,
     texts,
+    utterance_ids,
     width_of,
 )
 from lfvd.simulate import stand_in
@@ -33,7 +34,8 @@ SIMULATED = "simulated"
 TextLayers = Literal["mean", "first", "concat"]
 _SMALL = 64 * 2**20
 _DROP = 2**25  # bytes read between two times that the file's pages are given back
-_MAX_GROWTH = 16  # of one-byte integers in lists, as float32, with room to spare
+_MAX_GROWTH = 6  # a byte becomes a float32, with some room to spare
+_MAX_DIGITS = 19  # of a dialogue's number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +139,8 @@ def _base(sources: Sequence[Source]) -> Source:
     if not labelled:
         raise CorpusError(f"{sources[0]}: has no labels and speakers, only features: name the file of labels with it")
     base = labelled[0]
+    for source in labelled:
+        _check_size(source)
     for source in sources:
         if missing := base.dialogues ^ source.dialogues:
             first = min(missing, key=_natural)
@@ -148,6 +152,16 @@ def _base(sources: Sequence[Source]) -> Source:
     for source in labelled[1:]:
         _same_labels(base, source)
     return base
+
+
+def _check_size(source: Source) -> None:
+    """One list can stand for the labels of a million dialogues."""
+    total = sum(item_count(labels) or 0 for labels in source.labels.values())
+    size = sum(file.stat().st_size for file in source.files)
+    if total > size / 4 + 1000:
+        raise CorpusError(
+            f"{source}: announces {total} utterances in {size} bytes, but each needs some: fetch the file again"
+        )
 
 
 def _same_labels(base: Source, other: Source) -> None:
@@ -162,7 +176,7 @@ def _same_labels(base: Source, other: Source) -> None:
 
 def _natural(key: str) -> tuple[int, int, str]:
     """Numbers by size, before names by alphabet."""
-    return (0, int(key), "") if key.isdecimal() and len(key) < 20 else (1, 0, key)
+    return (0, int(key), "") if key.isdecimal() and len(key) <= _MAX_DIGITS else (1, 0, key)
 
 
 # Dialogues.
@@ -172,12 +186,6 @@ def _frame(base: Source, sources: Sequence[Source], options: ImportOptions, note
     splits = _splits(base, sources, options, notes)
     ids = tuple(sorted(base.labels, key=_natural)) if base.layout not in ("table", "J", "J1") else tuple(base.labels)
     lengths = {key: item_count(base.labels[key]) for key in ids}
-    total = sum(length or 0 for length in lengths.values())
-    size = sum(file.stat().st_size for file in base.files)
-    if total > size / 4 + 1000:
-        raise CorpusError(
-            f"{base}: announces {total} utterances in {size} bytes, but each needs some: fetch the file again"
-        )
     for key, length in lengths.items():
         _check_lengths(base, key, length)
     labels = [label_numbers(base.labels[key], base.dataset, f"{base}: label of dialogue {key}") for key in ids]
@@ -202,7 +210,7 @@ def _check_lengths(source: Source, key: str, length: int | None) -> None:
             raise CorpusError(
                 f"{source}: dialogue {key} has {length} labels, but {count or 'no'} {name}: one of each is needed"
             )
-    ids = list(map(str, source.utterances.get(key, ())))
+    ids = utterance_ids(source.utterances.get(key, ()), f"{source}: id of dialogue {key}")
     if (i := second(ids)) is not None:
         raise CorpusError(
             f"{source}: dialogue {key}, utterance {i} has the id {ids[i]} of one before: remove one of them"
@@ -239,7 +247,7 @@ def _splits(base: Source, sources: Sequence[Source], options: ImportOptions, not
 def _add_valid(found: dict[str, int], source: Source, options: ImportOptions, notes: dict[str, Any]) -> None:
     """Validation dialogues out of train: MELD's own by number, or whole dialogues drawn by a seed."""
     train = sorted((key for key, split in found.items() if split == 0), key=_natural)
-    valid = [key for key in train if source.dataset is MELD and key.isdecimal() and int(key) in MELD_VALID]
+    valid = [key for key in train if source.dataset is MELD and _natural(key)[1] in MELD_VALID]
     if not valid:
         if len(train) < 2:
             raise CorpusError(
@@ -283,20 +291,26 @@ def _of_dialogues(source: Source, modality: str, frame: _Frame, options: ImportO
     flat, copied = np.empty((len(frame.label), columns), np.float32), 0
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is infinite, and refused as such
         for key, start, end in zip(frame.ids, frame.offset, frame.offset[1:], strict=False):
-            parts = [matrix(layer[key], width, _where(source, modality, key)) for layer in layers]
-            flat[start:end] = _combined(parts, options.text_layers)
-            copied += sum(part.nbytes for part in parts)
+            values = [layer[key] for layer in layers]
+            _combine(flat[start:end], values, width, _where(source, modality, key))
+            copied += 8 * (end - start) * width * len(layers)
             if copied > _DROP:
                 copied = 0
-                drop_pages(layers[0][key] if isinstance(layers[0][key], np.ndarray) else layers[0][key][0])
+                drop_pages(values[0] if isinstance(values[0], np.ndarray) else values[0][0])
     return flat
 
 
-def _combined(layers: Sequence[np.ndarray], how: TextLayers) -> np.ndarray:
-    if len(layers) == 1:
-        return layers[0]
-    combined: np.ndarray = np.concatenate(layers, axis=1) if how == "concat" else np.stack(layers).mean(0, np.float64)
-    return combined
+def _combine(rows: np.ndarray, layers: Sequence[Any], width: int, where: str) -> None:
+    """Write a dialogue's layers into its rows: side by side where they are wide enough, else their mean."""
+    if rows.shape[1] == width * len(layers):
+        for i, layer in enumerate(layers):
+            fill(rows[:, i * width : (i + 1) * width], layer, where)
+        return
+    total, part = np.zeros(rows.shape), np.empty(rows.shape)
+    for layer in layers:
+        fill(part, layer, where)
+        total += part
+    rows[:] = total / len(layers)
 
 
 def _check_count(source: Source, modality: str, layer: Values, key: str, length: int) -> None:
@@ -352,17 +366,21 @@ def _finite(flat: np.ndarray, modality: str, frame: _Frame, options: ImportOptio
 
 def _sentences(sources: Sequence[Source], frame: _Frame) -> pd.DataFrame:
     source = next((s for s in sources if s.sentences), None)
-    spans = zip(frame.ids, np.diff(frame.offset), strict=True) if source else ()
-    rows = [
-        (key, position, repaired(text))
-        for key, length in spans
-        for position, text in enumerate(_checked_texts(source, key, int(length)))
-    ]
+    rows: list[tuple[str, int, str]] = []
+    if source is not None:
+        room = _SMALL + 4 * sum(file.stat().st_size for file in source.files)
+        for key, length in zip(frame.ids, np.diff(frame.offset), strict=True):
+            given = source.sentences.get(key, ())
+            room -= sum(len(text) for text in given if isinstance(text, Sized))
+            if room < 0:  # one text can stand for the sentences of a million utterances
+                raise CorpusError(f"{source}: its sentences are longer than the file is: fetch the file again")
+            found = _checked_texts(source, key, int(length))
+            rows += [(key, position, repaired(text)) for position, text in enumerate(found)]
     return pd.DataFrame(rows, columns=["dialogue", "position", "sentence"])
 
 
-def _checked_texts(source: Source | None, key: str, length: int) -> list[str]:
-    found = texts(source.sentences.get(key, ()), f"{source}: sentence of dialogue {key}") if source else []
+def _checked_texts(source: Source, key: str, length: int) -> list[str]:
+    found = texts(source.sentences.get(key, ()), f"{source}: sentence of dialogue {key}")
     if len(found) != length:
         raise CorpusError(
             f"{source}: dialogue {key} has {len(found)} sentences, but {length} labels: one of each is needed"

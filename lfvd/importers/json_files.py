@@ -10,33 +10,46 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from lfvd.corpus import CorpusError
 from lfvd.importers.datasets import Dataset, dataset_of
 from lfvd.importers.source import Source, Values, kind
+from lfvd.plain import shown
 from lfvd.unpickle import unpickled
 
 _SPLITS = {"train": "train", "dev": "valid", "valid": "valid", "test": "test"}
 _SPACE = re.compile(r"[ \t\n\r]*")
+_PIECE = 2**22
+LONGEST = 2**24
+"""Characters of a dialogue; the longest published one has half of them."""
+MOST = 500_000
+"""Utterances; the largest published files have a tenth of them."""
 
 
 def json_source(files: tuple[Path, ...]) -> Source:
     """The files of the splits as one source. Raises CorpusError for what is broken, unknown or misshapen."""
     files = tuple(sorted(files, key=lambda file: list(_SPLITS).index(_split(file))))
+    for one, two in pairwise(files):
+        if _SPLITS[_split(one)] == _SPLITS[_split(two)]:
+            raise CorpusError(f"{two}: is of the same split as {one.name}: name the files of one kind, not the folder")
     vocabulary = files[0].parent / "label_vocab.pkl"
     names = _names(vocabulary) if vocabulary.is_file() else ()
     parts: dict[str, Values] = {name: {} for name in ("label", "speaker", "text", "l", "a", "v")}
-    splits = {}
+    splits, utterances = {}, 0
     for file in files:
         split = _split(file)
         ids = []
         for i, dialogue in enumerate(_dialogues(file)):
             ids.append(f"{split}_{i}")
             _add(parts, ids[-1], dialogue, where=f"{file}: dialogue {i}")
+            utterances += len(dialogue)
+            if utterances > MOST:
+                raise CorpusError(f"{file}: holds more than {MOST} utterances, which no feature file does: cut it")
         splits[_SPLITS[split]] = tuple(ids)
     dataset, labels = _labels(parts["label"], names, files[0])
     modalities = [m for m in "lav" if parts[m]]
@@ -65,22 +78,8 @@ def _split(file: Path) -> str:
 def _dialogues(file: Path) -> Iterator[Any]:
     """The members of the file's list, decoded one by one."""
     try:
-        text = file.read_text(encoding="utf-8")
-        decoder = json.JSONDecoder(parse_constant=float, object_pairs_hook=_once)
-        at = _skip(text, 0)
-        if text[at : at + 1] != "[":
-            raise ValueError("it is no list")
-        at = _skip(text, at + 1)
-        while text[at : at + 1] != "]":
-            dialogue, at = decoder.raw_decode(text, at)
-            yield dialogue
-            at = _skip(text, at)
-            if text[at : at + 1] == ",":
-                at = _skip(text, at + 1)
-            elif text[at : at + 1] != "]":
-                raise ValueError(f"no comma at character {at}")
-        if _skip(text, at + 1) != len(text):
-            raise ValueError("something follows the list")
+        with file.open(encoding="utf-8") as opened:
+            yield from _Text(opened).members()
     except (ValueError, RecursionError) as error:
         if isinstance(error, CorpusError):
             raise
@@ -88,10 +87,59 @@ def _dialogues(file: Path) -> Iterator[Any]:
         raise CorpusError(f"{file}: is not a JSON list of dialogues ({reason}): fetch the file again") from None
 
 
-def _skip(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    assert found is not None
-    return found.end()
+class _Text:
+    """The text of a file from the present place on; what lies behind is let go, so that one dialogue is in memory at a time."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+        self.text = ""
+        self.at = self.behind = 0
+
+    def members(self) -> Iterator[Any]:
+        if self.next() != "[":
+            raise ValueError("it is no list")
+        self.at += 1
+        while self.next() != "]":
+            yield self.member()
+            if self.next() == ",":
+                self.at += 1
+            elif self.next() != "]":
+                raise ValueError(f"no comma at character {self.behind + self.at}")
+        self.at += 1
+        if self.next():
+            raise ValueError("something follows the list")
+
+    def next(self) -> str:
+        """The next character that is no space; none at the end."""
+        while True:
+            found = _SPACE.match(self.text, self.at)
+            assert found is not None
+            self.at = found.end()
+            if self.at < len(self.text) or not self.more():
+                return self.text[self.at : self.at + 1]
+
+    def member(self) -> Any:
+        """The value that begins here; as long as it is cut off, more text is read."""
+        while True:
+            problem = None
+            try:
+                value, end = _DECODER.raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                problem, end = ValueError(f"{error.msg} at character {self.behind + error.pos}"), len(self.text)
+            if end < len(self.text) or not self.more():
+                if problem is not None:
+                    raise problem
+                self.at = end
+                return value
+
+    def more(self) -> bool:
+        """Read on. Raises ValueError where a dialogue has no end."""
+        if len(self.text) - self.at >= LONGEST:
+            raise ValueError(f"a dialogue has more than {LONGEST} characters")
+        piece = self.file.read(max(_PIECE, 3 * (len(self.text) - self.at)))
+        self.behind += self.at
+        self.text, self.at = self.text[self.at :] + piece, 0
+        return bool(piece)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -99,6 +147,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         raise ValueError("a key stands twice in one object")
     return values
+
+
+_DECODER = json.JSONDecoder(parse_constant=float, object_pairs_hook=_once)
 
 
 def _add(parts: dict[str, Values], key: str, dialogue: Any, *, where: str) -> None:
@@ -162,17 +213,15 @@ def _labels(given: Values, names: tuple[str, ...], file: Path) -> tuple[Dataset,
     if dataset is None:
         if names and (unknown := sorted(used - set(names))):
             raise CorpusError(
-                f"{file.parent}: the label {unknown[0]!a} is not in label_vocab.pkl, but must be: correct one of them"
+                f"{file.parent}: the label {shown(unknown[0])} is not in label_vocab.pkl, but must be: correct one of them"
             )
         classes = tuple(name for name in (names or sorted(used)) if name in used)
         dataset = Dataset(name=file.parent.name or "own", classes=classes, spellings={}, length_bins=())
-    return dataset, {
-        key: [
-            -1 if name is None else dataset.label(name) if dataset.spellings else dataset.classes.index(name)
-            for name in labels
-        ]
-        for key, labels in named.items()
-    }
+    number: dict[str | None, Any] = {None: -1}
+    for i, name in enumerate(dataset.classes):
+        number.setdefault(name, i)
+    number |= {name: dataset.label(name) for name in used if dataset.spellings}
+    return dataset, {key: [number[name] for name in labels] for key, labels in named.items()}
 
 
 def _name(label: Any, names: tuple[str, ...], where: str) -> str | None:
@@ -186,6 +235,6 @@ def _name(label: Any, names: tuple[str, ...], where: str) -> str | None:
         )
     if type(label) is not int or not 0 <= label < len(names):
         raise CorpusError(
-            f"{where}: the label is {ascii(label)[:40]}, but label_vocab.pkl has {len(names)} names: correct it"
+            f"{where}: the label is {shown(label)}, but label_vocab.pkl has {len(names)} names: correct it"
         )
     return names[label]

@@ -1,7 +1,7 @@
 """The form that every layout is brought into before corpora are made of it, and readers of the values that layouts share.
 
 A dialogue's features are an (n, width) array or a list of n vectors; they stay as the file has them, views of the mapped file
-where possible, until `matrix` copies them into a row of the corpus. Shape legend: lfvd.batch.
+where possible, until `fill` copies them into rows of the corpus. Shape legend: lfvd.batch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from lfvd.corpus import CorpusError
 from lfvd.importers.datasets import Dataset
+from lfvd.plain import shown
 
 Values = dict[str, Any]
 """Dialogue id → the file's value for it, one item an utterance."""
@@ -74,7 +75,7 @@ def dialogue_id(key: Any, where: str) -> str:
         key = int(key)
     if not isinstance(key, str | int) or isinstance(key, bool):
         raise CorpusError(
-            f"{where} has the dialogue id {ascii(key)[:80]}, but ids must be text or whole numbers: name it so"
+            f"{where} has the dialogue id {shown(key)}, but ids must be text or whole numbers: name it so"
         )
     return str(key)
 
@@ -110,17 +111,19 @@ def item_count(value: Any) -> int | None:
     return len(value) if isinstance(value, list | tuple) else None
 
 
-def matrix(value: Any, width: int, where: str) -> np.ndarray:
-    """A dialogue's features as [n, width], numbers of any type. Raises CorpusError naming the utterance that differs."""
+def fill(rows: np.ndarray, value: Any, where: str) -> None:
+    """Copy a dialogue's features, numbers of any type, into `rows` [n, width]. Raises CorpusError naming the utterance that differs."""
+    width = rows.shape[1]
     if isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] == width and value.dtype.kind in "fiub":
-        return value
-    rows = [_vector(item, f"{where}, utterance {i}") for i, item in enumerate(value)]
-    for i, row in enumerate(rows):
-        if len(row) != width:
+        rows[:] = value
+        return
+    for i, item in enumerate(value):
+        vector = _vector(item, f"{where}, utterance {i}")
+        if len(vector) != width:
             raise CorpusError(
-                f"{where}, utterance {i}: is {len(row)} wide, but others are {width}: use one extractor for all"
+                f"{where}, utterance {i}: is {len(vector)} wide, but others are {width}: use one extractor for all"
             )
-    return np.stack(rows)
+        rows[i] = vector
 
 
 def width_of(value: Any, where: str) -> int:
@@ -148,16 +151,29 @@ def _vector(item: Any, where: str) -> np.ndarray:
 
 def speaker_numbers(value: Sequence[Any] | np.ndarray, where: str) -> list[int]:
     """Speakers of a dialogue, numbered in order of appearance: names, numbers, one-hot vectors."""
-    order: dict[Any, int] = {}
+    order: dict[str, int] = {}  # numbers as text: large ones can be made to collide
     found = []
-    for i, speaker in enumerate(value):
+    for i, speaker in enumerate(_items(value)):
         key = (
             _one_hot(speaker, f"{where}, utterance {i}") if isinstance(speaker, list | tuple | np.ndarray) else speaker
         )
-        if key is None or isinstance(key, dict | set | memoryview) or (isinstance(key, str) and not key.strip()):
-            raise CorpusError(f"{where}, utterance {i}: is {ascii(key)[:60]}, but must name the speaker: fill it in")
-        found.append(order.setdefault(key, len(order)))
+        if not isinstance(key, str | bytes | int | float) or (isinstance(key, str) and not key.strip()):
+            raise CorpusError(f"{where}, utterance {i}: is {shown(key)}, but must name the speaker: fill it in")
+        found.append(order.setdefault(key if isinstance(key, str) else repr(key), len(order)))
     return found
+
+
+def _items(value: Sequence[Any] | np.ndarray) -> Sequence[Any]:
+    """Of a dialogue's value, an array of one axis as Python's own types."""
+    return list(value.tolist()) if isinstance(value, np.ndarray) and value.ndim == 1 else value  # type: ignore[return-value]
+
+
+def utterance_ids(value: Sequence[Any] | np.ndarray, where: str) -> list[str]:
+    """Ids as text, as different as they are in the file."""
+    for i, item in enumerate(_items(value)):
+        if not isinstance(item, str | bytes | int | float):
+            raise CorpusError(f"{where}, utterance {i}: is {shown(item)}, but must be text or a number: name it so")
+    return list(map(str, _items(value)))
 
 
 def _one_hot(vector: Sequence[Any] | np.ndarray, where: str) -> int:
@@ -180,7 +196,7 @@ def label_numbers(value: Sequence[Any] | np.ndarray, dataset: Dataset, where: st
             label = int(label)
         if type(label) is not int or not -1 <= label < len(dataset.classes):
             raise CorpusError(
-                f"{where}, utterance {i}: is {ascii(given)[:60]}, but {dataset.name} has the labels 0 to "
+                f"{where}, utterance {i}: is {shown(given)}, but {dataset.name} has the labels 0 to "
                 f"{len(dataset.classes) - 1} ({', '.join(dataset.classes)}), or -1 for none: correct it"
             )
         found.append(label)

@@ -6,18 +6,24 @@ the dialogue) and `text`. A label is a class name or a number; an empty one or -
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from lfvd.corpus import CorpusError
 from lfvd.importers.datasets import Dataset, dataset_of
-from lfvd.importers.source import Source
+from lfvd.importers.source import Source, Values
 
 COLUMNS = ("dialogue", "speaker", "label", "split")
+_CELLS = 4_000_000
+_SMALL = 64 * 2**20
+_MAX_RATIO = 16  # sentences pack 3 to 1
 _SPLITS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
 
 
@@ -47,19 +53,25 @@ def table_source(file: Path, classes: Sequence[str] = ()) -> tuple[Source, np.nd
     order = np.lexsort((_positions(table, file, number), number))
     dataset, labels = _labels(table["label"], classes, file)
     sorted_table = table.assign(label=labels, split=split).iloc[order]
-    groups = {str(key): part for key, part in sorted_table.groupby("dialogue", sort=False)}
-    splits = {
-        s: tuple(k for k, part in groups.items() if part["split"].iloc[0] == s) for s in ("train", "valid", "test")
-    }
+    keys = sorted_table["dialogue"].to_numpy()
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    spans = {str(keys[a]): slice(a, b) for a, b in zip(starts, np.append(starts[1:], len(keys)), strict=True)}
+
+    def by_dialogue(column: str) -> Values:
+        items = sorted_table[column].tolist()
+        return {key: items[span] for key, span in spans.items()}
+
+    split_of = {key: items[0] for key, items in by_dialogue("split").items()}
+    splits = {s: tuple(k for k, own in split_of.items() if own == s) for s in ("train", "valid", "test")}
     return (
         Source(
             layout="table",
             why=f"columns {', '.join(COLUMNS)}",
             files=(file,),
             dataset=dataset,
-            labels={key: part["label"].tolist() for key, part in groups.items()},
-            speakers={key: part["speaker"].tolist() for key, part in groups.items()},
-            sentences={key: part["text"].tolist() for key, part in groups.items()} if "text" in table else {},
+            labels=by_dialogue("label"),
+            speakers=by_dialogue("speaker"),
+            sentences=by_dialogue("text") if "text" in table else {},
             splits={s: ids for s, ids in splits.items() if ids},
         ),
         order,
@@ -70,8 +82,7 @@ def _read(file: Path) -> pd.DataFrame:
     """The table as stripped text."""
     try:
         if file.suffix == ".parquet":
-            raw = pd.read_parquet(file)
-            raw = raw.astype(object).where(raw.notna(), "").astype(str)
+            raw = read_parquet(file)
         else:
             raw = pd.read_csv(file, dtype=str, na_filter=False, encoding="utf-8-sig")
     except FileNotFoundError:
@@ -82,6 +93,41 @@ def _read(file: Path) -> pd.DataFrame:
     if raw.empty:
         raise CorpusError(f"{file}: has no rows, but must have at least one: fill it")
     return raw.apply(lambda column: column.str.strip() if column.name != "text" else column)
+
+
+def read_parquet(file: Path) -> pd.DataFrame:
+    """The plain columns of a parquet file as text, missing values empty.
+
+    A few bytes can stand for a million rows, or for a long text in each of them. Raises ValueError for a file that would
+    fill memory so, or is broken, OSError where it cannot be read.
+    """
+    size = file.stat().st_size
+    try:
+        schema, found = pq.read_schema(file), pq.read_metadata(file)
+        plain = [part.name for part in schema if not pa.types.is_nested(part.type)]
+        rows = max(found.num_rows, sum(found.row_group(i).num_rows for i in range(found.num_row_groups)))
+        if rows * len(plain) > _CELLS + size:
+            raise ValueError(f"{rows} rows are announced in {size} bytes")
+        table = pq.read_table(file, columns=plain, read_dictionary=plain)
+        length = sum(_text_length(chunk) for column in table.columns for chunk in column.chunks)
+        if length > _SMALL + _MAX_RATIO * size:
+            raise ValueError(f"{length} bytes of text are announced in {size}")
+        raw = table.replace_schema_metadata(None).to_pandas()
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from None
+    return raw.astype(object).where(raw.notna(), "").astype(str)
+
+
+def _text_length(chunk: Any) -> int:
+    """Bytes of all texts, each counted as often as it stands there; 0 for numbers."""
+    if not pa.types.is_dictionary(chunk.type):
+        return 0
+    texts = chunk.dictionary
+    if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+        return 0
+    lengths = pc.binary_length(texts).to_numpy(zero_copy_only=False)
+    times = np.bincount(chunk.indices.drop_null().to_numpy(zero_copy_only=False), minlength=len(lengths))
+    return int((lengths.astype(np.float64) * times).sum())
 
 
 def _positions(table: pd.DataFrame, file: Path, number: pd.Series) -> np.ndarray:
@@ -98,25 +144,28 @@ def _positions(table: pd.DataFrame, file: Path, number: pd.Series) -> np.ndarray
 
 def _labels(column: pd.Series, classes: Sequence[str], file: Path) -> tuple[Dataset, list[int]]:
     given = column.where(column != "-1", "")
-    names = sorted(set(given) - {""}, key=lambda name: (int(name) if name.isdecimal() else -1, name))
+    names = sorted(set(given) - {""}, key=lambda name: (int(name) if _is_number(name) else -1, name))
     if not names:
         raise CorpusError(f"{file}: no row has a `label`, but some must: fill it in")
     dataset = None if classes else dataset_of(names)
     if dataset is None:
         dataset = Dataset(name=file.stem, classes=tuple(classes or names), spellings={}, length_bins=())
-    number: dict[str, Any] = {
-        name: dataset.label(name) if dataset.spellings else _index(name, dataset) for name in names
-    }
+    place = {name: i for i, name in reversed(list(enumerate(dataset.classes)))}
+    number: dict[str, Any] = {name: dataset.label(name) if dataset.spellings else _index(name, place) for name in names}
     known = ", ".join(dataset.classes)
     _refuse(given.map(lambda n: n != "" and number[n] is None), column, file, f"must be one of {known}: correct it")
     return dataset, [-1 if name == "" else number[name] for name in given]
 
 
-def _index(name: str, dataset: Dataset) -> int | None:
+def _index(name: str, place: Mapping[str, int]) -> int | None:
     """A class by name, or by number where no class is called so."""
-    if name in dataset.classes:
-        return dataset.classes.index(name)
-    return int(name) if name.isdecimal() and len(name) < 9 and int(name) < len(dataset.classes) else None
+    if name in place:
+        return place[name]
+    return int(name) if _is_number(name) and int(name) < len(place) else None
+
+
+def _is_number(name: str) -> bool:
+    return name.isdecimal() and len(name) < 9
 
 
 def _refuse(bad: pd.Series, column: pd.Series, file: Path, rule: str, dialogue: pd.Series | None = None) -> None:
