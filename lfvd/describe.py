@@ -137,17 +137,25 @@ def _dialogues(corpus: Corpus) -> Table:
 
 
 def _features(corpus: Corpus) -> Table:
-    table = _table("Features", "modality", "width", "all-zero rows", "origin")
+    table = _table("Features", "modality", "width", "all-zero rows", "missing", "origin")
     for modality, name in MODALITY_NAMES.items():
         if modality not in corpus.features:
-            table.add_row(name, "–", "–", "absent", style="dim")
+            table.add_row(name, "–", "–", "–", "absent", style="dim")
             continue
         flat = corpus.features[modality]
         zero = int((~flat.any(axis=1)).sum())
         simulated = name in corpus.info.simulated
         origin = "[bold yellow]simulated[/]" if simulated else "imported"
-        table.add_row(name, str(flat.shape[1]), _share(zero, len(flat)), origin)
+        missing = _share(_missing(corpus, name), flat.size)
+        table.add_row(name, str(flat.shape[1]), _share(zero, len(flat)), missing, origin)
     return table
+
+
+def _missing(corpus: Corpus, name: str) -> int:
+    """How many values of a modality were NaN or infinite in the source, and are 0."""
+    counts = corpus.info.options.get("nan_to_zero")
+    count = counts.get(name, 0) if isinstance(counts, dict) else 0
+    return count if isinstance(count, int) else 0
 
 
 def _origin(corpus: Corpus) -> Table:

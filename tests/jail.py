@@ -6,6 +6,7 @@ the project already, in a new working directory under the present one.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -112,16 +113,18 @@ def _read(read: Callable[[str], object], file: str) -> dict[str, Any]:
             finally:
                 os._exit(1)
         status = _wait(child, began + SECONDS)
+        seconds = time.monotonic() - began
+        _wait_for_others(child)
         text = report.read_text() if report.is_file() else ""
         outcome = (
             json.loads(text) if status == 0 and text else {"end": "killed", "text": f"status {status}", "bytes": 0}
         )
         made = sorted({f.name for f in Path(name).rglob("*")} - {*EVIL, "report"})
-        return {**outcome, "made": made, "seconds": time.monotonic() - began}
+        return {**outcome, "made": made, "seconds": seconds}
 
 
 def _wait(child: int, deadline: float) -> int:
-    """The status of a child; it and what it started are killed at the deadline."""
+    """The status of a child, which is killed at the deadline."""
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -132,7 +135,18 @@ def _wait(child: int, deadline: float) -> int:
         time.sleep(0.002)
 
 
+def _wait_for_others(group: int) -> None:
+    """What a child started may outlive it, and make its file later; after two seconds it is killed."""
+    deadline = time.monotonic() + 2
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.002)
+        os.killpg(group, signal.SIGKILL)
+
+
 def _child(read: Callable[[str], object], file: str, folder: Path, report: Path) -> None:
+    os.setsid()
     sys.path.insert(0, str(folder.absolute()))
     os.chdir(folder)
     sys.dont_write_bytecode = True

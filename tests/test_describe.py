@@ -48,14 +48,22 @@ def test_tables(corpus):
     neutral = [int(cell) for cell in row(text, "neutral")[:4]]
     assert neutral[3] == sum(neutral[:3]) == (corpus.label == 0).sum()
     zero = f"{300 / len(corpus.label):.1f}"
-    assert row(text, "language") == ["4", zero, "%", "imported"]
-    assert row(text, "audio") == ["–", "–", "absent"]
-    assert row(text, "visual") == ["2", "0", "%", "simulated"]
+    assert row(text, "language") == ["4", zero, "%", "0", "%", "imported"]
+    assert row(text, "audio") == ["–", "–", "–", "absent"]
+    assert row(text, "visual") == ["2", "0", "%", "0", "%", "simulated"]
     assert "simulated: visual" in text.splitlines()[0]
     assert "text.npz  sha256 0123456789ab…" in text
     assert "seed = 0" in text
     assert "1-5, 6-13, 14 and more" in text
     assert "none: not saved yet" in text
+
+
+@pytest.mark.parametrize("counts", [{"language": 20, "smell": 3}, {"language": "many"}, "many", {"language": [1]}])
+def test_share_of_missing_values(corpus, counts):
+    """Of all values, as the import counted them; a file may say anything there."""
+    text = printed(replace(corpus, info=replace(corpus.info, options={"nan_to_zero": counts})))
+    share = f"{2000 / corpus.features['l'].size:.1f}" if counts == {"language": 20, "smell": 3} else "0"
+    assert row(text, "language")[3:] == [share, "%", "imported"]
 
 
 def test_dialogues(corpus):
@@ -110,7 +118,7 @@ def test_real_meld(meld_folder):
     assert row(text, "dialogues") == ["1,038", "114", "280", "1,432"]
     assert row(text, "speakers") == ["1", "2", "2", "3", "9", "2.7"]
     assert row(text, "audio")[-1] == "simulated"
-    assert row(text, "language") == ["384", "0", "%", "imported"]
+    assert row(text, "language") == ["384", "0", "%", "0", "%", "imported"]
 
 
 def test_warnings_of_iemocap(corpus):

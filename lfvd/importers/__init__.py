@@ -56,10 +56,12 @@ def import_files(
     """
     files = _found([Path(path) for path in paths])
     if len(files) == 1 and files[0].is_dir():
+        if classes:
+            raise _own_classes(files[0])
         corpus, sentences = import_meld(
             files[0], features=options.features, seed=options.seed, nan_to_zero=options.nan_to_zero
         )
-        return corpus, sentences, []
+        return corpus, sentences, [f"{files[0]}: layout MELD CSV, for it is a folder without feature files"]
     sources, order = _sources(files, options, classes)
     rows = {m: f for m, f in options.features.items() if f == SIMULATED or Path(f).suffix in _ARRAYS}
     left = replace(options, features=rows)
@@ -118,11 +120,13 @@ def _sources(
         elif not _is_json(file) and not (json_files and file.name.endswith("_vocab.pkl")):
             sources.append(_pickle_source(file))
     if classes and order is None:
-        raise CorpusError(
-            f"{files[0]}: --classes is for a table of utterances, and this has classes of its own: leave it out"
-        )
+        raise _own_classes(files[0])
     given = {m: Path(f) for m, f in options.features.items() if f != SIMULATED and Path(f).suffix not in _ARRAYS}
     return sources + [feature_source(_unpickled(file), file, m) for m, file in given.items()], order
+
+
+def _own_classes(file: Path) -> CorpusError:
+    return CorpusError(f"{file}: --classes is for a table of utterances, and this has classes of its own: leave it out")
 
 
 def _pickle_source(file: Path) -> Source:
