@@ -105,6 +105,7 @@ def jsons() -> Iterator[Attack]:
         "utterances-are-numbers": "[[1, 2, 3]]",
         "dialogues-are-numbers": "[1, 2, 3]",
         "dialogue-without-end": "[[" + "[[[]]]," * 5_500_000,
+        "numbers-without-end": "[[" + "0," * 20_000_000,
         "no-dialogue": "[]",
         "no-utterance": "[[], []]",
         "an-object": '{"__reduce__": ["os.system", "touch ran"]}',

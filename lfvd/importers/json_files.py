@@ -25,6 +25,7 @@ from lfvd.unpickle import unpickled
 _SPLITS = {"train": "train", "dev": "valid", "valid": "valid", "test": "test"}
 _SPACE = re.compile(r"[ \t\n\r]*")
 _PIECE = 2**22
+_LISTS = 1_000_000  # of a piece; a few thousand are usual, and ten times the text is what they take
 LONGEST = 2**24
 """Characters of a dialogue; the longest published one has half of them."""
 MOST = 500_000
@@ -133,10 +134,13 @@ class _Text:
                 return value
 
     def more(self) -> bool:
-        """Read on. Raises ValueError where a dialogue has no end."""
-        if len(self.text) - self.at >= LONGEST:
+        """Read on. Raises ValueError where a dialogue has no end, or is nothing but lists."""
+        left = len(self.text) - self.at
+        if left >= LONGEST:
             raise ValueError(f"a dialogue has more than {LONGEST} characters")
-        piece = self.file.read(max(_PIECE, 3 * (len(self.text) - self.at)))
+        piece = self.file.read(min(max(_PIECE, 4 * left), LONGEST - left))
+        if piece.count("[") + piece.count("{") > _LISTS:
+            raise ValueError(f"it holds more than {_LISTS} lists and objects in {len(piece)} characters")
         self.behind += self.at
         self.text, self.at = self.text[self.at :] + piece, 0
         return bool(piece)
