@@ -112,6 +112,24 @@ def test_too_little_memory(make_job):
     assert turns.source.faults == [("a", full["failure"], "tried once more, alone on a device")]
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "torch.AcceleratorError: CUDA error: out of memory",
+        "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_too_little_memory_for_what_is_not_torchs(make_job, reason):
+    """A device too full even to be opened ends the worker: as above, not three times at the same place."""
+    turns = Turns([make_job("a", gpu=0.25)], gpu=0.25)
+    turns.start()
+    turns.desk.lost("0", reason)
+    assert turns.source.faults == [("a", reason, "tried once more, alone on a device")]
+    assert turns.start().gpu == 1.0
+    turns.desk.lost("1", reason)
+    assert turns.source.ended == {"a": reason}
+
+
 def test_no_retry_where_there_was_a_whole_device(make_job):
     turns = Turns([make_job("a", gpu=1.0)], gpu=1.0)
     turns.start()

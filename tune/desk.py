@@ -125,8 +125,8 @@ class Desk:
             stop = True
             if "result" in news:
                 self._tell(lambda: self.source.finished(job, news["result"]))
-            elif "memory" in news and 0 < job.gpu < 1:
-                self._retry(dataclasses.replace(job, gpu=1.0), news["failure"], "tried once more, alone on a device")
+            elif "memory" in news:
+                self._too_large(job, news["failure"])
             else:
                 self._tell(lambda: self.source.failed(job, news["failure"]))
         if stop or self.error:
@@ -138,11 +138,21 @@ class Desk:
         job = self.attempts.pop(attempt).job
         if attempt in self.hung:
             reason = f"no epoch within {self.resources.epoch_timeout} (`resources.epoch_timeout`): its worker was ended"
+        if _DEVICE_FULL.search(reason):
+            self._too_large(job, reason)
+            return
         self.fruitless[job.name] += not _NODE_LOST.search(reason)
         if self.fruitless[job.name] > RETRIES:
             self._tell(lambda: self.source.failed(job, reason))
         else:
             self._retry(job, reason, "started again on another worker")
+
+    def _too_large(self, job: Job, reason: str) -> None:
+        """A device was too small for the job: it gets one for itself, once."""
+        if 0 < job.gpu < 1:
+            self._retry(dataclasses.replace(job, gpu=1.0), reason, "tried once more, alone on a device")
+        else:
+            self._tell(lambda: self.source.failed(job, reason))
 
     def _retry(self, job: Job, reason: str, then: str) -> None:
         self._tell(lambda: self.source.fault(job, reason, then))
@@ -171,3 +181,6 @@ _NODE_LOST = re.compile(
     r"node has died|node .*(was|is) (dead|terminated|preempted)|ActorUnavailableError", re.IGNORECASE
 )
 """Ray's words for a node that is gone: no fault of the job."""
+
+_DEVICE_FULL = re.compile(r"(CUDA|HIP) error: out of memory|_STATUS_ALLOC_FAILED")
+"""What torch says of a full device where its own allocator did not ask: as a process opens it, or in a library such as cuBLAS."""
