@@ -128,6 +128,21 @@ def test_status_and_best(searched, capsys):
             assert re.search(r"^(The tuned config|No difference|The search found nothing)", out, re.MULTILINE)
 
 
+def test_status_keeps_what_failed(make_study, capsys, monkeypatch):
+    """A trial that failed stays in sight after a night of lost workers."""
+    monkeypatch.setenv("COLUMNS", "200")
+    study = make_study()
+    study.append_fault("NonFiniteLoss: epoch 1", "failed", stage="search", trial=3, seed=1)
+    for _ in range(20):
+        study.append_fault("its node has died", "started again on another worker", stage="search", trial=1, seed=1)
+    with pytest.raises(SystemExit):
+        main(["status", study.name, "--results", str(study.folder.parent)])
+    out = capsys.readouterr().out
+    assert "8 of 21 faults (" in out
+    assert out.count(" trial 3 failed: NonFiniteLoss: epoch 1\n") == 1
+    assert out.count(" trial 1 started again on another worker: its node has died\n") == 7
+
+
 @pytest.mark.slow
 def test_confirm_alone(searched, data, tmp_path):
     """A run of the confirmation was lost: `confirm` runs that one, and finds the same winner."""
@@ -250,6 +265,9 @@ def test_every_trial_fails(data, tmp_path):
     assert "3 failed" in done.stdout
     assert not (tmp_path / "bad" / "best.yaml").exists()
     assert not (tmp_path / "bad" / "test_looks.jsonl").exists()
+    told = run("status", "bad", "--results", tmp_path).stdout
+    for name in ("trial 0 (baseline)", "trial 1", "trial 2"):
+        assert f" {name} failed: NonFiniteLoss: epoch 1, batch " in told
 
 
 @pytest.mark.slow

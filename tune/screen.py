@@ -61,11 +61,12 @@ def _show_confirmation(study: Study, console: Console) -> None:
 
 
 def show_faults(study: Study, console: Console) -> None:
-    """The last faults and what was done about each."""
+    """The last faults and what was done about each; those that ended a run are not crowded out by those that did not."""
     faults = study.faults()
     if len(faults) > TOP:
-        console.print(f"the last {TOP} of {len(faults)} faults ({study.folder / 'faults.jsonl'}):", markup=False)
-    for fault in faults[-TOP:]:
+        console.print(f"{TOP} of {len(faults)} faults ({study.folder / 'faults.jsonl'} has all):", markup=False)
+    shown = sorted(range(len(faults)), key=lambda i: (faults[i]["then"] == "failed", i))[-TOP:]
+    for fault in (faults[i] for i in sorted(shown)):
         where = study.name_of(fault["trial"]) if "trial" in fault else "study"
         where += f", seed {fault['seed']}" if fault.get("stage") == study.stage else ""
         time = fault["time"][:16].replace("T", " ")
