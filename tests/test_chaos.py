@@ -6,8 +6,10 @@ Twenty times, with a table of what happened: `python tests/test_chaos.py` (`make
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,12 +55,12 @@ class Search:
         return path.read_bytes().count(b"\n") if path.is_file() else 0
 
     def start(self) -> subprocess.Popen[bytes]:
-        """A driver: it begins the study, or goes on with it."""
+        """A driver: it begins the study, or goes on with it; its group, which a terminal's Ctrl-C reaches, is its own."""
         results = ["--results", str(self.folder / "results")]
         begin = [COMMAND, "search", str(self.plan), "--data", str(self.data), "--name", "chaos", *results]
         argv = [COMMAND, "resume", "chaos", *results] if (self.study / "plan.yaml").is_file() else begin
         with (self.folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(argv, stdout=log, stderr=log)
+            return subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
 
     def live(self, most: int, delay: float) -> tuple[int, bool]:
         """One driver's life: killed `delay` seconds after `most` epochs → its epochs, and whether it came to the end."""
@@ -114,6 +116,28 @@ def test_killed_as_it_begins_and_as_it_ends(tmp_path):
     rng = random.Random(0)
     while not (search.study / "confirm.jsonl").is_file():
         assert not search.live(3, rng.uniform(0, 0.2))[1]
+    search.finish()
+
+
+@pytest.mark.slow
+def test_asked_to_end(tmp_path):
+    """By SIGTERM, and by Ctrl-C twice, which waits for nothing: 130 each time, and the end is a sound one."""
+    search = Search(tmp_path, trials=4, concurrent="auto")
+    for sent in ([signal.SIGTERM], [signal.SIGINT, signal.SIGINT]):
+        before, driver, deadline = search.epochs(), search.start(), time.monotonic() + LIFE_SECONDS
+        try:
+            while search.epochs() < before + 3:
+                assert driver.poll() is None, (tmp_path / "log.txt").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            for number in sent:  # Ctrl-C reaches Ray's processes too
+                (os.kill if number == signal.SIGTERM else os.killpg)(driver.pid, number)
+                time.sleep(0.1)
+            assert driver.wait(60) == 130, (tmp_path / "log.txt").read_text()
+        finally:
+            driver.kill()
+            driver.wait()
+        assert "lfvd-tune resume chaos" in (tmp_path / "log.txt").read_text().splitlines()[-1]
     search.finish()
 
 

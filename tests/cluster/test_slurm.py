@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from hosts import until
+from soundness import assert_sound
 
 from lfvd.files import read_yaml, write_yaml
 
@@ -155,8 +156,8 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_a_job_at_its_time_limit_goes_on(slurm, tmp_path):
-    """On both nodes; wound down before the limit, back in the queue by itself, and no epoch twice."""
+def batch_script(tmp_path: Path) -> Path:
+    """What `lfvd-tune slurm` prints for a search on both nodes, in a file; its results go to `tmp_path / "results"`."""
     from lfvd.simulate import simulate
 
     data, plan, results = tmp_path / "data.safetensors", tmp_path / "plan.yaml", tmp_path / "results"
@@ -169,6 +170,12 @@ def test_a_job_at_its_time_limit_goes_on(slurm, tmp_path):
     script = tmp_path / "search.sh"
     # Both nodes are this host, and nothing of the tests shall listen outside it.
     script.write_text(printed.replace("ray start --block", "ray start --block --node-ip-address=127.0.0.2"))
+    return script
+
+
+def test_a_job_at_its_time_limit_goes_on(slurm, tmp_path):
+    """On both nodes; wound down before the limit, back in the queue by itself, and no epoch twice."""
+    script, results = batch_script(tmp_path), tmp_path / "results"
     number = slurm.run("sbatch", "--parsable", f"--chdir={tmp_path}", str(script)).strip()
     log, study = tmp_path / f"a_search-{number}.log", results / "a search"
 
@@ -204,3 +211,31 @@ def test_a_job_at_its_time_limit_goes_on(slurm, tmp_path):
     assert not token.exists()
     assert secret not in log.read_text()
     assert not list(Path("/tmp").glob(f"lfvd-{number}.*")), "Ray's folders are removed"
+
+
+def test_a_job_killed_at_its_time_limit_and_submitted_again(slurm, tmp_path):
+    """No warning comes before the limit: SLURM kills what does not end within `KillWait`; the next job goes on."""
+    script, study = batch_script(tmp_path), tmp_path / "results" / "a search"
+
+    def submit(*options: str) -> str:
+        return slurm.run("sbatch", "--parsable", f"--chdir={tmp_path}", *options, str(script)).strip()
+
+    def said() -> str:
+        return "\n".join(path.read_text() for path in tmp_path.glob("*.log"))
+
+    number = submit("--signal=B:CONT@1")  # SIGCONT, which says nothing, in place of the warning
+    until(lambda: len(lines(study / "epochs.jsonl")) > 5 or slurm.job(number)["JobState"] in ENDED, 400, said)
+    assert slurm.job(number)["JobState"] == "RUNNING", said()
+    hours, minutes, _ = map(int, slurm.job(number)["RunTime"].split(":"))
+    slurm.run("scontrol", "update", f"JobId={number}", f"TimeLimit={max(1, 60 * hours + minutes)}")
+    until(lambda: slurm.job(number)["JobState"] in ENDED, 180, said)
+    assert (slurm.job(number)["JobState"], slurm.job(number)["Restarts"]) == ("TIMEOUT", "0"), said()
+    before = lines(study / "epochs.jsonl")
+    assert not (study / "best.yaml").exists()
+
+    number = submit()
+    until(lambda: slurm.job(number)["JobState"] in ENDED, 900, said)
+    assert slurm.job(number)["JobState"] == "COMPLETED", said()
+    assert lines(study / "epochs.jsonl")[: len(before)] == before
+    assert 5 < len(before) < TRIALS * EPOCHS
+    assert_sound(study)
