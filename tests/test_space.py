@@ -410,3 +410,17 @@ def test_extra_seeds():
     plan = ConfirmPlan(seeds=(1, 3), max_seeds=5)
     assert plan.extra_seeds == (0, 2, 4)
     assert ConfirmPlan(seeds=(1, 3)).extra_seeds == ()
+
+
+def test_extended():
+    """`resume --wall`, `--gpu-hours`, `--trials`: each changes its own limit and nothing else."""
+    plan = make_plan(resources={"gpu": 0.5}, budget={"wall": "8h", "gpu_hours": 4})
+    same = {"trials": None, "wall": None, "gpu_hours": None}
+    assert plan.extended(**same).frozen() == plan.frozen()
+    longer = plan.extended(**{**same, "wall": "9h"})
+    assert (longer.budget.wall_seconds, longer.budget.gpu_hours, longer.trials) == (9 * 3600, 4, plan.trials)
+    more = plan.extended(**{**same, "gpu_hours": 5.0, "trials": plan.trials + 1})
+    assert (more.budget.wall_seconds, more.budget.gpu_hours, more.trials) == (8 * 3600, 5, plan.trials + 1)
+    assert (more.space, more.config) == (plan.space, plan.config)
+    with pytest.raises(PlanError, match="wall"):
+        plan.extended(**{**same, "wall": "soon"})

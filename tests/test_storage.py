@@ -39,6 +39,9 @@ def test_parse(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert storage.parse("here") == str(tmp_path / "here")
     assert storage.parse(f"file://{tmp_path}") == f"file://{tmp_path}"
+    assert storage.parse("gs://bucket/x") == "gs://bucket/x"
+    system, path = storage._open(storage.place("gs://bucket/x", "t.pt"))  # asks nobody yet
+    assert (system.type_name, path) == ("gcs", "bucket/x/t.pt")
     with pytest.raises(InputError) as error:
         storage.parse("swift://bucket/x")
     assert str(error.value) == (

@@ -271,6 +271,17 @@ def test_every_trial_fails(data, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_running_cluster(address, data, tmp_path, monkeypatch):
+    """`--address auto`, as on a node of `ray up` or KubeRay: where RAY_ADDRESS leads, and not on a Ray of its own."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    argv = ["search", plan(tmp_path / "p.yaml", resources={"gpu": 0.5}), "--data", data, "--name", "there"]
+    done = run(*argv, "--results", tmp_path, "--address", "auto")  # the GPUs are numbers that only that cluster has
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Ray counts 2 GPUs on 127.0.0.2" in done.stdout
+    assert (tmp_path / "there" / "best.yaml").is_file()
+
+
+@pytest.mark.slow
 def test_resources_that_no_node_has(data, tmp_path):
     """At once, in one sentence; with less, the same name works."""
     argv = ["--data", data, "--name", "big", "--results", tmp_path]
