@@ -1,10 +1,10 @@
 # `make search` and `make test` set up all they need: Python 3.11 or newer and make. `make features` adds what `lfvd extract`
-# takes; `make chaos` kills a search 20 times, `make fuzz` feeds 200,000 hostile files.
+# takes; `make bench` measures, `make chaos` kills a search 20 times, `make fuzz` feeds 200,000 hostile files.
 PYTHON ?= python3
 BIN := .venv/bin
 DATA := data/demo.safetensors
 
-.PHONY: install features search test chaos fuzz lint
+.PHONY: install features search test bench chaos fuzz lint
 
 install: .venv/installed
 
@@ -25,6 +25,9 @@ $(DATA): | install
 
 test: install
 	$(BIN)/python -m pytest
+
+bench: install
+	$(BIN)/python tests/benchmarks/bench.py
 
 chaos: install
 	$(BIN)/python tests/test_chaos.py --kills 20

@@ -2,9 +2,9 @@
 
 Exact facts that make this fast: the score W_α[H_j ; H_i] is linear, so its H_i half and bias cancel in the softmax and one
 scalar key an utterance remains; the modalities are independent and equally wide; layer l at utterance i needs layer l-1 at
-i and its own earlier utterances only. So all s = L·m streams, a layer of a modality each, go through the dialogue together
-as a wave, each layer one utterance behind the one below: n + L - 1 steps. The gradient is written by hand: the wave runs
-back, and all gradients of weights are products over all steps at once, after it.
+i and its own earlier utterances only. So all s = L·m streams, a layer of a modality each, go through the dialogues together
+as a wave, each layer LAG utterances behind the one below: n + (L-1) · LAG steps instead of n · L · m. The gradient is
+written by hand: the wave runs back, and the gradients of all weights are products over all steps at once, after it.
 """
 
 from __future__ import annotations
@@ -158,19 +158,19 @@ class _Recurrence(torch.autograd.Function):
             aten.sigmoid_backward.grad_input(d_reset, reset, grad_input=reset)
             new.copy_(d_new)
             d_said = torch.baddbmm(direct[:, :, 0], cell[:, :, 2:].flatten(2), message_t[here])
-            d_states[here, :c, t] += direct[:, :, 1]
+            d_states[here, :c, t].add_(direct[:, :, 1])
             if t % LAG == 0:
                 block = cells[here, :c, t : t + LAG, :6]  # [s, c, up to LAG, 6, d]
                 d_below = block.flatten(3).flatten(1, 2) @ below_t[here]
-                d_states[here, :c, t : t + block.shape[2]] += d_below.view(*block.shape[:3], d)
+                d_states[here, :c, t : t + block.shape[2]].add_(d_below.view(*block.shape[:3], d))
             d_message[here, :c, t] = d_said
             d_mixed[here, :c] = (d_said @ relation_t[here]).view(-1, c, 2, d)
             towards = d_mixed[here].flatten(0, 1)  # [s·b, 2, d]
             near = (step.above, slice(None), step.window)
             d_weight = towards @ states[near].flatten(0, 1).mT
-            d_states[near] += (weight.mT @ towards).view_as(d_states[near])
+            d_states[near].flatten(0, 1).add_(weight.mT @ towards)
             d_score = aten._softmax_backward_data(d_weight.flatten(1), weight.flatten(1), -1, weight.dtype)
-            d_keys[here, :, :, step.window] += d_score.view(-1, b, 2, weight.shape[-1])
+            d_keys[here, :, :, step.window].add_(d_score.view(-1, b, 2, weight.shape[-1]))
         rows = b * steps
         gates = cells.view(s, rows, 8, d)
         d_below, d_said = gates[:, :, :6].flatten(2), gates[:, :, 2:].flatten(2)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import numpy as np
 import ray.tune as ray_tune
+from turns import RUNS, median, seconds
 
 from lfvd.config import Config
 from lfvd.corpus import Corpus, CorpusInfo
@@ -64,8 +66,8 @@ class Jobs:
         raise AssertionError(reason)
 
 
-def main() -> None:
-    """Print the wall time from Ray being up to the last job's end."""
+def measure() -> dict[str, float]:
+    """The part `overhead` of results/benchmarks.json: wall time from Ray being up to the last job's end, against the ideal."""
     corpus = Corpus(
         info=CorpusInfo(name="empty", classes=("a",), dialogues=("0",)),
         features={"l": np.zeros((1, 1), np.float32)},
@@ -76,13 +78,14 @@ def main() -> None:
     )
     pool.run_job = one_second
     resources = ResourcesPlan(cpu=1, max_concurrent=SLOTS)
-    with pool.cluster(resources):
-        start, jobs = time.perf_counter(), Jobs()
-        pool.run_jobs(jobs, corpus, resources)
-        print(
-            f"{jobs.done} jobs of 1 s on {SLOTS} slots: {time.perf_counter() - start:.1f} s (ideal {JOBS / SLOTS:.0f} s)"
-        )
+    taken = []
+    for _ in range(RUNS):
+        with pool.cluster(resources):
+            jobs = Jobs()
+            taken.append(seconds(lambda jobs=jobs: pool.run_jobs(jobs, corpus, resources)))
+            assert jobs.done == JOBS
+    return {"seconds": median(taken), "ideal": JOBS / SLOTS, "ratio": round(median(taken) * SLOTS / JOBS, 3)}
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure(), indent=1))

@@ -1,0 +1,99 @@
+"""The DAG stack against the literal one, forward and backward, three modalities: `python tests/benchmarks/dag.py`.
+
+On a GPU where there is one, else on two CPU threads. `literal` stands in for public code: it dispatches as many operations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from turns import median, peak_mb, turns
+
+# isort: split
+from launches import launches
+from literal_dag import LiteralStack
+
+from lfvd.dag import DAGStack
+
+SHAPES = {"16x60x4x300": (16, 60, 4, 300), "32x24x2x300": (32, 24, 2, 300)}
+"""Dialogues × utterances × layers × width."""
+GROWTH = (25, 50, 100, 200, 400)
+MODALITIES = 3
+
+
+def work(stack: DAGStack, b: int, n: int) -> Callable[[], None]:
+    """One pass forward and backward over b dialogues of n utterances of two speakers."""
+    random, device = torch.Generator().manual_seed(0), stack.key.device
+    x = torch.randn(MODALITIES, b, n, stack.key.shape[1], generator=random).to(device).requires_grad_()
+    speaker, length = torch.randint(2, (b, n), generator=random), torch.full((b,), n)
+
+    def run() -> None:
+        stack.zero_grad(set_to_none=True)
+        stack(x, speaker, length).square().sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def pair(layers: int, width: int, device: str) -> dict[str, DAGStack]:
+    """Both stacks, with the same weights."""
+    torch.manual_seed(0)
+    stacks = {
+        name: kind(modalities=MODALITIES, width=width, layers=layers).to(device)
+        for name, kind in (("literal", LiteralStack), ("ours", DAGStack))
+    }
+    stacks["literal"].load_state_dict(stacks["ours"].state_dict())
+    return stacks
+
+
+def count(b: int, n: int, layers: int, width: int, device: str) -> dict[str, int]:
+    """Operations of each side."""
+    return {name: launches(work(stack, b, n)) for name, stack in pair(layers, width, device).items()}
+
+
+def compare(b: int, n: int, layers: int, width: int, device: str) -> dict[str, Any]:
+    """Both sides on one shape."""
+    counts = count(b, n, layers, width, device)
+    sides = {name: work(stack, b, n) for name, stack in pair(layers, width, device).items()}
+    times = {name: median(values) for name, values in turns(sides).items()}
+    return {
+        "wall_ratio": round(times["literal"] / times["ours"], 2),
+        "launch_ratio": round(counts["literal"] / counts["ours"], 1),
+        "seconds": times,
+        "launches": counts,
+    }
+
+
+def grow(device: str) -> dict[str, Any]:
+    """Seconds and peak memory of 16 dialogues, two layers, width 300, by the number of utterances."""
+    found = {}
+    for n in GROWTH:
+        run = work(DAGStack(modalities=MODALITIES, width=300, layers=2).to(device), 16, n)
+        [times] = turns({"ours": run}).values()
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            run()
+            peak = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        else:
+            peak = peak_mb(run)
+        found[str(n)] = {"seconds": median(times), "peak_mb": peak}
+    return found
+
+
+def measure() -> dict[str, Any]:
+    """The part `dag` of results/benchmarks.json."""
+    torch.set_num_threads(2)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {
+        "device": device,
+        **{name: compare(*shape, device) for name, shape in SHAPES.items()},
+        "growth": grow(device),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(), indent=1))
