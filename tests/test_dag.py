@@ -206,3 +206,16 @@ def test_the_literal_stack_equals_the_reference() -> None:
     speaker, mask = reference.ragged(LENGTH, 3, seed=11)
     actual = literal(x, speaker, LENGTHS)
     reference.assert_same(actual[:, mask], expected(literal, x, speaker, LENGTH), [x, *literal.parameters()])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same() -> None:
+    stack, x = make(3), inputs(3)
+    speaker, mask = reference.ragged(LENGTH, 3, seed=12)
+    found = []
+    for device in ("cpu", "cuda"):
+        here, moved = stack.to(device), x.to(device).requires_grad_()
+        out = here(moved, speaker, LENGTHS)[:, mask.to(device)]
+        found.append([out, *torch.autograd.grad(out.square().sum(), [moved, *here.parameters()])])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other.cpu(), rtol=1e-10, atol=1e-10)

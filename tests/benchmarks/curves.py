@@ -142,8 +142,8 @@ def search(path: str) -> None:
                 run = runs.setdefault(epoch["trial"], empty)
                 run["wf1"].append(round(epoch["val/wf1"], 5))
                 run["order"].append(order)
-            for trial in study.trials:
-                runs[trial.number]["values"] = trial.params
+            for number, run in runs.items():
+                run["values"] = study.trials[number].params
         with FILE.open("a") as file:
             file.writelines(json.dumps(run) + "\n" for run in runs.values())
         print(
