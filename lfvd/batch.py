@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-UNLABELLED = -1
-"""Label of padding, and of utterances that are context for the others but take no part in losses and metrics."""
+from lfvd.metrics import UNLABELLED as UNLABELLED  # and for those who have batches anyway
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from tune.journal import Study
@@ -18,6 +18,9 @@ SHUFFLES = 100
 
 FEWEST = 20
 """Trials by which anything can be told."""
+
+if TYPE_CHECKING:
+    from optuna.importance import PedAnovaImportanceEvaluator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,8 @@ def importances(study: Study, *, seed: int = 0) -> list[Importance]:
 
 def _raw(search: optuna.Study, scores: np.ndarray) -> dict[str, float]:
     """The importances, not yet shares, where the trials had these scores."""
+    from optuna.importance import get_param_importances  # half a second, which `status` has no use for
+
     with warnings.catch_warnings():
         # That `normalize` is experimental, and that the target is minimised: hence the minus.
         warnings.simplefilter("ignore")
@@ -75,4 +80,6 @@ def _raw(search: optuna.Study, scores: np.ndarray) -> dict[str, float]:
 
 def evaluator() -> PedAnovaImportanceEvaluator:
     """What tells the better half of the trials from the rest: of Optuna's default, the best tenth, a search has too few."""
+    from optuna.importance import PedAnovaImportanceEvaluator
+
     return PedAnovaImportanceEvaluator(target_quantile=0.5)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import optuna
 from optuna.storages import JournalStorage
@@ -24,11 +24,13 @@ from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
 from lfvd.config import Config
-from lfvd.corpus import Corpus
 from lfvd.files import DISK_FULL, InputError, read_yaml, write_yaml
 from tune import lines, storage
 from tune.lock import driving
 from tune.space import SearchPlan
+
+if TYPE_CHECKING:  # torch, whose import would make `status` slow
+    from lfvd.corpus import Corpus
 
 OBJECTIVE = "val/wf1_best"
 """What ASHA and the sampler see: the best validation W-F1 so far, never the last one, never anything of test."""

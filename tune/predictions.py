@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lfvd.batch import UNLABELLED
-from lfvd.corpus import Corpus
 from lfvd.files import InputError, atomic_path
-from lfvd.metrics import confusion_matrix, wf1_by_length
-from lfvd.trainer import Evaluation
+from lfvd.metrics import UNLABELLED, confusion_matrix, wf1_by_length
+
+if TYPE_CHECKING:
+    from lfvd.corpus import Corpus
+    from lfvd.trainer import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from scipy import stats
+from scipy.special import stdtrit
 
 from lfvd.config import PRESETS, Config, config_specs
 from tune.answer import ALPHA, Answer, Noise
@@ -157,7 +157,7 @@ def _curse(study: Study, answer: Answer) -> Iterator[str]:
     squares = sum((len(c.seeds) - 1) * c.std["val/wf1"] ** 2 for c in answer.order)
     deviation = math.sqrt(squares / max(1, degrees))
     above = answer.search_score - winner.wf1
-    if degrees and above > stats.t.isf(0.025, degrees) * deviation * math.sqrt(1 + 1 / len(winner.seeds)):
+    if degrees and above > -stdtrit(degrees, 0.025) * deviation * math.sqrt(1 + 1 / len(winner.seeds)):
         yield (
             f"the winner's search score {points(answer.search_score)} is {points(above)} points above its confirmed mean "
             f"{points(winner.wf1)}: the luck of the best of {len(ranked(study))} trials; quote the confirmed mean"

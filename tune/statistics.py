@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
-from scipy.special import stdtr  # the t distribution without the toll of scipy.stats
+from scipy import optimize
+from scipy.special import nctdtr, stdtr, stdtrit  # t distributions without the toll of scipy.stats
 
-from lfvd.batch import UNLABELLED
+from lfvd.metrics import UNLABELLED
 
 MOST_FLIPS = 20
 """Pairs whose 2^n sign flips are still all tried."""
@@ -69,7 +69,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95) 
     """Mean of independent runs with its t interval."""
     sample = np.asarray(values, float)
     mean, n = float(sample.mean()), len(sample)
-    half = float(stats.t.isf((1 - level) / 2, n - 1) * sample.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    half = float(-stdtrit(n - 1, (1 - level) / 2) * sample.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
     return Interval(mean=mean, low=mean - half, high=mean + half)
 
 
@@ -83,7 +83,7 @@ def paired(
         raise ValueError(f"a paired difference needs at least 2 seeds, not {n}")
     interval = mean_interval(difference, level=1 - (1 - level) / among)
     error = float(difference.std(ddof=1)) / math.sqrt(n)
-    p = 2 * float(stats.t.sf(abs(interval.mean) / error, n - 1)) if error else float(interval.mean == 0)
+    p = 2 * float(stdtr(n - 1, -abs(interval.mean) / error)) if error else float(interval.mean == 0)
     return Difference(
         n=n,
         mean=interval.mean,
@@ -134,10 +134,10 @@ def seeds_needed(
 
 def _power(effect: float, n: int, alpha: float) -> float:
     """Power of a two-sided one-sample t test; effect in deviations of what is tested (noncentral t)."""
-    critical, shift = stats.t.isf(alpha / 2, n - 1), effect * math.sqrt(n)
+    critical, shift = -stdtrit(n - 1, alpha / 2), effect * math.sqrt(n)
     # A significant difference of the wrong sign: below 1e-8 beyond a shift of 5, where scipy begins to give up (nan).
-    wrong = stats.nct.cdf(-critical, n - 1, shift) if shift < 5 else 0.0
-    return float(stats.nct.sf(critical, n - 1, shift) + wrong)
+    wrong = nctdtr(n - 1, shift, -critical) if shift < 5 else 0.0
+    return float(1 - nctdtr(n - 1, shift, critical) + wrong)
 
 
 def holm(p: Sequence[float]) -> list[float]:

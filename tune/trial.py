@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfvd.config import Config
-from lfvd.corpus import Corpus
 from lfvd.files import DISK_FULL, InputError
 from tune import storage
 
 if TYPE_CHECKING:
+    from lfvd.corpus import Corpus
     from lfvd.trainer import TrainResult
 
 WAIT_SECONDS = 10

@@ -73,13 +73,11 @@ def show(found: dict[str, Any]) -> None:
     for key in [*(key for key in GOALS if key in rows), *(key for key in rows if key not in GOALS)]:
         table.add_row(key, str(rows[key]), GOALS.get(key, ""))
     for row in found.get("search", {}).get("against random search", []):
-        reached, random = row["reached"], row["random"]
-        text = (
-            f"{reached} of {random['epochs']} epochs"
-            if reached
-            else f"not within {max(map(int, row['search']))} epochs"
-        )
-        table.add_row(f"search/as good as random search, {row['repetition']}", text, "at most a quarter")
+        sides = [
+            f"{row[side]['mean']} ± {row[side]['std']} after {row[side]['epochs']} epochs"
+            for side in ("search", "random")
+        ]
+        table.add_row(f"search/against random search/{row['repetition']}", f"{sides[0]}; {sides[1]}", "not below it")
     Console(width=max(100, Console().width)).print(table)
 
 

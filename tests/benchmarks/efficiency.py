@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from curves import CONFIGS, EPOCHS, REPETITIONS, SHARES, group, incumbent, plan
+from curves import CONFIGS, EPOCHS, REPETITIONS, SHARE, group, incumbent, plan
 
 from tune.sampler import sampler_for
 from tune.scheduler import Rungs
@@ -86,7 +86,7 @@ def schedulers() -> list[dict[str, Any]]:
         scheduler = SchedulerPlan(kind=kind, grace_epochs=grace, reduction=reduction, max_epochs=EPOCHS)
         for name, value in VALUES.items():
             row: dict[str, Any] = {"scheduler": kind, "grace": grace, "reduction": reduction, "value": name}
-            for share in (0.25, 0.5):
+            for share in (SHARE, 2 * SHARE):
                 worths = []
                 for order in orders:
                     _, held = asha((curves[i] for i in order), scheduler, value, int(share * BUDGET))
@@ -97,7 +97,7 @@ def schedulers() -> list[dict[str, Any]]:
     return found
 
 
-def tpe(startup: int, seed: int, *, kind: str = "tpe", epochs: int = BUDGET // 4) -> float:
+def tpe(startup: int, seed: int, *, kind: str = "tpe", epochs: int = int(SHARE * BUDGET)) -> float:
     """A search of so many epochs over the pool, under the shipped rungs → worth of what it holds, in points."""
     import optuna
 
@@ -168,21 +168,24 @@ def confirmed(name: str) -> dict[str, float]:
 
 
 def against_random() -> list[dict[str, Any]]:
-    """Each repetition: what random search confirms to with all epochs, and the search with each share of them."""
+    """Each repetition: what random search confirms to with all its epochs, and the search with a share of them."""
     found = []
     for repetition in REPETITIONS:
         random, runs = group(f"random {repetition}"), group(f"search {repetition}")
-        target = confirmed(f"random {repetition} best")
-        shares = {}
-        for share in SHARES:
-            epochs = int(share * BUDGET)
-            number = incumbent(runs, epochs)["number"]
-            shares[str(epochs)] = {"trial": number, **confirmed(f"search {repetition} trial {number}")}
-        reached = [int(epochs) for epochs, held in shares.items() if held["mean"] >= target["mean"]]
-        each = sum(run["seconds"] for run in random) / BUDGET
-        row = {"repetition": repetition, "random": {"epochs": BUDGET, "seconds": round(each * BUDGET), **target}}
-        first = min(reached, default=None)
-        found.append({**row, "search": shares, "reached": first, "share": first and first / BUDGET})
+        held = incumbent(runs)["number"]
+        seconds = sum(run["seconds"] for run in random)
+        found.append(
+            {
+                "repetition": repetition,
+                "random": {"epochs": BUDGET, "seconds": round(seconds), **confirmed(f"random {repetition} best")},
+                "search": {
+                    "epochs": sum(len(run["wf1"]) for run in runs),
+                    "trials": len(runs),
+                    "trial": held,
+                    **confirmed(f"search {repetition} trial {held}"),
+                },
+            }
+        )
     return found
 
 

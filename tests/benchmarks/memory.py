@@ -6,16 +6,23 @@ Proportional set sizes, in which a page that k processes share counts 1/k in eac
 from __future__ import annotations
 
 import json
+import os
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import turns  # noqa: F401 (finds the tests' helpers)
 import yaml
+
+# isort: split
+from conftest import LOOPBACK, free_port
 
 from lfvd.files import read_yaml
 from lfvd.simulate import simulate
@@ -50,10 +57,29 @@ def kind(pid: int, title: str, driver: int) -> str:
     return "trial" if "ImplicitFunc" in title else "ray"
 
 
+def trials(epochs: Path) -> int:
+    """Trials that have an epoch."""
+    return len({json.loads(line)["trial"] for line in epochs.read_text().splitlines()})
+
+
 def sizes(pid: int) -> dict[str, float]:
     """MB: proportional in all, and what of it lies in memory shared between processes, such as the object store."""
     rows = dict(line.split(":") for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
     return {key: int(rows[key].split()[0]) / 1024 for key in ("Pss", "Pss_Shmem", "Rss")}
+
+
+@contextmanager
+def cluster(scratch: Path) -> Iterator[tuple[str, int]]:
+    """A Ray with ten logical cores → its address and process."""
+    port = free_port()
+    argv = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", f"--node-ip-address={LOOPBACK}"]
+    argv += [f"--port={port}", f"--temp-dir={scratch}", "--include-dashboard=false", f"--num-cpus={TRIALS}"]
+    head = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield f"{LOOPBACK}:{port}", head.pid
+    finally:
+        head.terminate()  # --block ends with all that it started
+        head.wait(60)
 
 
 def measure() -> dict[str, Any]:
@@ -65,36 +91,36 @@ def measure() -> dict[str, Any]:
         values = read_yaml(ROOT / "search_spaces" / "demo.yaml")
         values |= {
             "trials": TRIALS,
-            "resources": {"cpu": 0.1, "max_concurrent": TRIALS},
+            "resources": {"cpu": 1},
             "scheduler": {"kind": "none", "max_epochs": 50},
         }
         (folder / "plan.yaml").write_text(yaml.safe_dump(values))
-        argv = [
-            BIN / "lfvd-tune",
-            "search",
-            folder / "plan.yaml",
-            "--data",
-            corpus,
-            "--name",
-            "ten",
-            "--results",
-            folder,
-        ]
-        driver = subprocess.Popen(list(map(str, argv)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            epochs = folder / "ten" / "epochs.jsonl"
-            while (
-                not epochs.exists()
-                or len({json.loads(line)["trial"] for line in epochs.read_text().splitlines()}) < TRIALS
-            ):
-                assert driver.poll() is None, f"the search ended with exit code {driver.returncode}"
-                time.sleep(1)
-            found: dict[str, list[dict[str, float]]] = {"driver": [], "ray": [], "trial": []}
-            for pid, title in family(driver.pid).items():
-                found[kind(pid, title, driver.pid)].append(sizes(pid))
-        finally:
-            driver.send_signal(signal.SIGINT)
-            driver.wait(300)
+        with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as scratch, cluster(Path(scratch)) as (address, head):
+            time.sleep(15)  # until it is up
+            argv = [
+                BIN / "lfvd-tune",
+                "search",
+                folder / "plan.yaml",
+                "--data",
+                corpus,
+                "--name",
+                "ten",
+                "--results",
+                folder,
+            ]
+            argv += ["--address", address]
+            driver = subprocess.Popen(list(map(str, argv)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                epochs = folder / "ten" / "epochs.jsonl"
+                while not epochs.exists() or trials(epochs) < TRIALS:
+                    assert driver.poll() is None, f"the search ended with exit code {driver.returncode}"
+                    time.sleep(1)
+                found: dict[str, list[dict[str, float]]] = {"driver": [], "ray": [], "trial": []}
+                for pid, title in {**family(driver.pid), **family(head)}.items():
+                    found[kind(pid, title, driver.pid)].append(sizes(pid))
+            finally:
+                os.kill(driver.pid, signal.SIGINT)
+                driver.wait(300)
         each = [row["Pss"] for row in found["trial"]]
         return {
             "corpus": round(corpus.stat().st_size / 2**20),

@@ -11,19 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 
 from lfvd.config import MODALITIES, PRESETS, Config
-from lfvd.corpus import Corpus
 from lfvd.files import read_yaml
-from lfvd.runinfo import run_info
-from lfvd.trainer import check_fit
 from tune import storage
 from tune.experiments import ROWS, Row, arrange, dataset_of, effective
 from tune.journal import DataSource, Study, StudyError, asked, holds_rows
 from tune.space import AUTO, SHIPPED, ConfirmPlan, ResourcesPlan, SchedulerPlan, SearchPlan
+
+if TYPE_CHECKING:
+    from lfvd.corpus import Corpus
 
 MOST = sum(len(rows) for rows in ROWS.values())
 """Rows that there can be; by it the room on disk is judged."""
@@ -136,6 +136,8 @@ def extended(plan: SearchPlan, parts: Sequence[str], corpus: Corpus) -> SearchPl
     """
     present = tuple(m for m in MODALITIES if m in corpus.features)
     config = plan.config.with_values({"data.modalities": present})
+    from lfvd.trainer import check_fit
+
     check_fit(config, corpus)
     rows, _ = arrange([part for part in ROWS if part in parts], config, present, dataset_of(corpus.info.name))
     held = list(plan.source["rows"]) or [{"name": "ours", "values": {"data.modalities": ",".join(present)}}]
@@ -159,6 +161,8 @@ def start_grid(
     if (folder / "plan.yaml").is_file():
         held = Grid.open(folder).plan.source
         plan = replace(plan, source={**plan.source, "parts": held["parts"], "rows": held["rows"]})
+    from lfvd.runinfo import run_info
+
     info = run_info(plan.config.run.device) | ({"storage": storage.parse(checkpoints)} if checkpoints else {})
     info["started"] = datetime.now().astimezone().isoformat(timespec="seconds")
     return Grid.start(folder, extended(plan, parts, corpus), DataSource.of(corpus, data), info)
