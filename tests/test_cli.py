@@ -126,8 +126,10 @@ def test_import(meld_folder, tmp_path, lfvd):
     argv = ["import", meld_folder, "--language", meld_folder / "minilm.npz", "--visual", "simulated", "--out", file]
     code, out, err = lfvd(*argv)
     assert (code, err) == (0, "")
-    assert out.startswith(
-        f"wrote {file} and {file.with_suffix('.parquet')}: MELD, 1432 dialogues, 13708 utterances; SIMULATED: visual\n"
+    layout, wrote = out.splitlines()[:2]
+    assert layout == f"{meld_folder}: layout MELD CSV, for it is a folder without feature files"
+    assert wrote == (
+        f"wrote {file} and {file.with_suffix('.parquet')}: MELD, 1432 dialogues, 13708 utterances; SIMULATED: visual"
     )
 
 
