@@ -52,15 +52,17 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 KillWait=5
+FirstJobId={first}
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 State=UNKNOWN
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 State=UNKNOWN
 PartitionName=all Nodes=n1,n2 Default=YES State=UP
 """
-"""Two nodes of one core each. A job that goes back into the queue waits for the credentials' end, by default two minutes."""
+"""Two nodes of one core each. A job that goes back into the queue waits for the credentials' end, by default two minutes.
+Jobs have numbers of their own, as on a site: what a killed job left under its number is in no later one's way."""
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
-TRIALS, EPOCHS = 8, 60
+TRIALS, EPOCHS = 1000, 20
 
 PLAN = {
     "base": "meld",
@@ -72,7 +74,7 @@ PLAN = {
     "resources": {"cpu": 1},
     "confirm": {"finalists": 1, "seeds": [0]},
 }
-"""Long enough for the time limit to come in the middle: each trial fills a node."""
+"""Each trial fills a node, and no machine comes to the end before a time limit: `shorten` gives the next job an end."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -90,7 +92,8 @@ class Slurm:
         self.folder, self.daemons = folder, []
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
         ports = free_ports(3)
-        (folder / "slurm.conf").write_text(CONF.format(folder=folder, host=socket.gethostname(), ports=ports))
+        values = {"folder": folder, "host": socket.gethostname(), "ports": ports, "first": os.getpid()}
+        (folder / "slurm.conf").write_text(CONF.format(**values))
         (folder / "state").mkdir()
 
     def start(self) -> None:
@@ -173,6 +176,13 @@ def batch_script(tmp_path: Path) -> Path:
     return script
 
 
+def shorten(tmp_path: Path, study: Path) -> int:
+    """Two trials more than have begun, from the next job on. Returns how many that makes."""
+    trials = 3 + max(record["trial"] for record in lines(study / "epochs.jsonl"))
+    write_yaml(tmp_path / "plan.yaml", {**PLAN, "trials": trials})
+    return trials
+
+
 def test_a_job_at_its_time_limit_goes_on(slurm, tmp_path):
     """On both nodes; wound down before the limit, back in the queue by itself, and no epoch twice."""
     script, results = batch_script(tmp_path), tmp_path / "results"
@@ -193,10 +203,11 @@ def test_a_job_at_its_time_limit_goes_on(slurm, tmp_path):
     slurm.run("scontrol", "update", f"JobId={number}", f"TimeLimit={60 * hours + minutes + 4}")
     until(lambda: "winding down" in log.read_text(), 120, said)
     slurm.run("scontrol", "update", f"JobId={number}", "TimeLimit=60")  # what the next job has
+    trials = shorten(tmp_path, study)
     until(lambda: slurm.job(number)["Restarts"] == "1", 180, said)
     assert "back into the queue, where the search goes on" in log.read_text()
     before = lines(study / "epochs.jsonl")
-    assert 5 < len(before) < TRIALS * EPOCHS
+    assert 5 < len(before) < trials * EPOCHS
     assert not (study / "best.yaml").exists()
 
     until(lambda: slurm.job(number)["JobState"] in ENDED, 900, said)
@@ -205,9 +216,9 @@ def test_a_job_at_its_time_limit_goes_on(slurm, tmp_path):
     after = lines(study / "epochs.jsonl")
     assert after[: len(before)] == before
     searched = [(r["trial"], r["epoch"]) for r in after if r["stage"] == "search"]
-    assert sorted(searched) == [(t, e) for t in range(TRIALS) for e in range(1, EPOCHS + 1)], "each epoch once"
+    assert sorted(searched) == [(t, e) for t in range(trials) for e in range(1, EPOCHS + 1)], "each epoch once"
     changes = sum(a != b for (a, _), (b, _) in itertools.pairwise(searched))
-    assert changes > TRIALS, "trials side by side: each node holds one at a time"
+    assert changes > trials, "trials side by side: each node holds one at a time"
     assert not token.exists()
     assert secret not in log.read_text()
     assert not list(Path("/tmp").glob(f"lfvd-{number}.*")), "Ray's folders are removed"
@@ -223,19 +234,21 @@ def test_a_job_killed_at_its_time_limit_and_submitted_again(slurm, tmp_path):
     def said() -> str:
         return "\n".join(path.read_text() for path in tmp_path.glob("*.log"))
 
-    number = submit("--signal=B:CONT@1")  # SIGCONT, which says nothing, in place of the warning
+    killed = number = submit("--signal=B:CONT@1")  # SIGCONT, which says nothing, in place of the warning
     until(lambda: len(lines(study / "epochs.jsonl")) > 5 or slurm.job(number)["JobState"] in ENDED, 400, said)
     assert slurm.job(number)["JobState"] == "RUNNING", said()
     hours, minutes, _ = map(int, slurm.job(number)["RunTime"].split(":"))
     slurm.run("scontrol", "update", f"JobId={number}", f"TimeLimit={max(1, 60 * hours + minutes)}")
     until(lambda: slurm.job(number)["JobState"] in ENDED, 180, said)
     assert (slurm.job(number)["JobState"], slurm.job(number)["Restarts"]) == ("TIMEOUT", "0"), said()
-    before = lines(study / "epochs.jsonl")
+    before, trials = lines(study / "epochs.jsonl"), shorten(tmp_path, study)
+    assert 5 < len(before) < trials * EPOCHS
     assert not (study / "best.yaml").exists()
 
     number = submit()
     until(lambda: slurm.job(number)["JobState"] in ENDED, 900, said)
     assert slurm.job(number)["JobState"] == "COMPLETED", said()
     assert lines(study / "epochs.jsonl")[: len(before)] == before
-    assert 5 < len(before) < TRIALS * EPOCHS
     assert_sound(study)
+    for folder in Path("/tmp").glob(f"lfvd-{killed}.*"):  # Ray's, which a killed job leaves
+        shutil.rmtree(folder)
