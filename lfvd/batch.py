@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfvd.metrics import UNLABELLED as UNLABELLED  # and for those who have batches anyway
+from lfvd.metrics import UNLABELLED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,17 +21,16 @@ class Batch:
     """b dialogues, padded with zeros (features, speaker) and UNLABELLED (label)."""
 
     features: dict[str, Tensor]  # modality → [b, n, width of its features] float32
-    speaker: Tensor  # [b, n] int64, local to the dialogue
+    speaker: Tensor  # [b, n] int64, local to the dialogue; always on the CPU, where lfvd.graph reads it
     label: Tensor  # [b, n] int64
     mask: Tensor  # [b, n] bool, true on utterances
     length: Tensor  # [b] int64, always on the CPU: packed sequences want it there
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device; `length` stays on the CPU."""
+        """The same batch on a device; `speaker` and `length` stay on the CPU."""
         return replace(
             self,
             features={m: x.to(device, non_blocking=True) for m, x in self.features.items()},
-            speaker=self.speaker.to(device, non_blocking=True),
             label=self.label.to(device, non_blocking=True),
             mask=self.mask.to(device, non_blocking=True),
         )
@@ -53,9 +52,8 @@ def collate(
     length = offset[chosen + 1] - offset[chosen]  # [b]
     position = np.arange(length.max())  # [n]
     mask = position < length[:, None]  # [b, n]
-    index = np.where(
-        mask, offset[chosen][:, None] + position, 0
-    )  # [b, n]; padding points at row 0 and is blanked below
+    # [b, n]; padding points at row 0 and is blanked below.
+    index = np.where(mask, offset[chosen][:, None] + position, 0)
 
     def blanked(flat: np.ndarray, fill: float) -> Tensor:
         padded = flat[index]

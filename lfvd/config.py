@@ -103,7 +103,7 @@ class OptimConfig:
     weight_decay: Annotated[float, Range(0.0, 1.0)] = 7e-3
     """L2 penalty, coupled as in Adam (not AdamW)."""
     batch_size: Annotated[int, Range(1, 4096)] = 32
-    """Dialogues a batch."""
+    """Dialogues a batch; with `like_length` on average: as many utterances as so many dialogues have, in short dialogues or long."""
     clip_norm: Annotated[float, Range(0.0, 1e6, above=True)] = 5.0
     """Largest norm of the gradient."""
     like_length: bool = True
@@ -121,7 +121,7 @@ class RunConfig:
     threads: Annotated[int, Range(1, 1024)] = 1
     """CPU threads of torch; part of the configuration because the last bits of a result depend on it."""
     precision: Literal["float32", "tf32", "bf16"] = "float32"
-    """tf32: a GPU's matrix products in TF32; bf16: mixed precision, all but weights, DAG and losses in bfloat16."""
+    """tf32: a GPU's matrix products in TF32; bf16: mixed precision, all but weights, the DAG's loop and losses in bfloat16."""
 
 
 @dataclass(frozen=True, kw_only=True)

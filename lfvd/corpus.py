@@ -19,9 +19,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from lfvd.batch import UNLABELLED, Batch, collate
+from lfvd.batch import Batch, collate
 from lfvd.config import MODALITY_NAMES
 from lfvd.files import InputError, atomic_path
+from lfvd.metrics import UNLABELLED
 
 SPLITS = ("train", "valid", "test")
 FORMAT = "lfvd-corpus"

@@ -20,7 +20,6 @@ from lfvd.graph import Graph
 
 aten = torch.ops.aten
 
-
 LAG = 2
 """Utterances by which each layer follows the one below: what depends on the level below is one product for so many."""
 
@@ -130,60 +129,66 @@ class _Recurrence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradient of all levels → those of x and of the six weights."""
-        key, relation, below_weight, message_weight, states, mixed, message, cells, *attention = ctx.saved_tensors
-        _, m, b, n, d = grad.shape
-        s = len(key)
-        layers, steps = s // m, n + (s // m - 1) * LAG
-        d_states = torch.zeros_like(states)  # becomes the whole gradient of each state before its step is reached
-        _levels(d_states, m, n).copy_(grad)
-        d_keys = grad.new_zeros(s, b, 2, steps + LAG)  # by way of its own speaker's utterances, of others'
-        d_message = grad.new_zeros(s, b, steps, d)
-        d_mixed = grad.new_zeros(s, b, 2, d)
-        cells = cells.clone()  # each step puts the gradients of its gates in their place
-        key_row, relation_t, below_t, message_t = key.mT, relation.mT, below_weight.mT, message_weight.mT
-        for step, weight in zip(reversed(_wave(ctx.graph, layers, m)), reversed(attention), strict=True):
-            t, here, c = step.t, step.here, step.live
-            d_state = d_states[step.above, :c, t + LAG]
-            d_state += d_keys[here, :c, :, t + LAG].sum(2, keepdim=True) * key_row[here]
-            # Of the eight gradients the first six are below's, in the order of its columns, the last six the message's.
-            cell, both = cells[here, :c, t], d_state[:, :, None]
-            new, reset, update = cell[:, :, ::7], cell[:, :, 2:4], cell[:, :, 4:6]
-            direct = both * update
-            d_new = aten.tanh_backward(both - direct, new)  # [s, c, 2, d] of tanh's argument
-            gap = torch.stack((message[here, :c, t], states[here, :c, t]), dim=2).sub_(new).mul_(both)
-            aten.sigmoid_backward.grad_input(gap, update, grad_input=update)
-            d_reset = torch.stack((cell[:, :, 6], cell[:, :, 1]), dim=2).mul_(d_new)
-            torch.mul(d_new[:, :, 0], reset[:, :, 0], out=cell[:, :, 6])
-            torch.mul(d_new[:, :, 1], reset[:, :, 1], out=cell[:, :, 1])
-            aten.sigmoid_backward.grad_input(d_reset, reset, grad_input=reset)
-            new.copy_(d_new)
-            d_said = torch.baddbmm(direct[:, :, 0], cell[:, :, 2:].flatten(2), message_t[here])
-            d_states[here, :c, t].add_(direct[:, :, 1])
-            if t % LAG == 0:
-                block = cells[here, :c, t : t + LAG, :6]  # [s, c, up to LAG, 6, d]
-                d_below = block.flatten(3).flatten(1, 2) @ below_t[here]
-                d_states[here, :c, t : t + block.shape[2]].add_(d_below.view(*block.shape[:3], d))
-            d_message[here, :c, t] = d_said
-            d_mixed[here, :c] = (d_said @ relation_t[here]).view(-1, c, 2, d)
-            towards = d_mixed[here].flatten(0, 1)  # [s·b, 2, d]
-            near = (step.above, slice(None), step.window)
-            d_weight = towards @ states[near].flatten(0, 1).mT
-            d_states[near].flatten(0, 1).add_(weight.mT @ towards)
-            d_score = aten._softmax_backward_data(d_weight.flatten(1), weight.flatten(1), -1, weight.dtype)
-            d_keys[here, :, :, step.window].add_(d_score.view(-1, b, 2, weight.shape[-1]))
-        rows = b * steps
-        gates = cells.view(s, rows, 8, d)
-        d_below, d_said = gates[:, :, :6].flatten(2), gates[:, :, 2:].flatten(2)
-        return (
-            d_states[:m, :, :n],
-            states[m:].flatten(1, 2).mT @ d_keys.sum(2).view(s, -1, 1),
-            mixed.view(s, rows, 2 * d).mT @ d_message.view(s, rows, d),
-            states[:s, :, :steps].reshape(s, rows, d).mT @ d_below,
-            d_below.sum(1, keepdim=True),
-            message.view(s, rows, d).mT @ d_said,
-            d_said.sum(1, keepdim=True),
-            None,
-        )
+        with torch.autocast(grad.device.type, enabled=False):  # as in the forward pass
+            return _gradients(ctx, grad)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The wave back, then the products of all weights."""
+    key, relation, below_weight, message_weight, states, mixed, message, cells, *attention = ctx.saved_tensors
+    _, m, b, n, d = grad.shape
+    s = len(key)
+    layers, steps = s // m, n + (s // m - 1) * LAG
+    d_states = torch.zeros_like(states)  # becomes the whole gradient of each state before its step is reached
+    _levels(d_states, m, n).copy_(grad)
+    d_keys = grad.new_zeros(s, b, 2, steps + LAG)  # by way of its own speaker's utterances, of others'
+    d_message = grad.new_zeros(s, b, steps, d)
+    d_mixed = grad.new_zeros(s, b, 2, d)
+    cells = cells.clone()  # each step puts the gradients of its gates in their place
+    key_row, relation_t, below_t, message_t = key.mT, relation.mT, below_weight.mT, message_weight.mT
+    for step, weight in zip(reversed(_wave(ctx.graph, layers, m)), reversed(attention), strict=True):
+        t, here, c = step.t, step.here, step.live
+        d_state = d_states[step.above, :c, t + LAG]
+        d_state += d_keys[here, :c, :, t + LAG].sum(2, keepdim=True) * key_row[here]
+        # Of the eight gradients the first six are below's, in the order of its columns, the last six the message's.
+        cell, both = cells[here, :c, t], d_state[:, :, None]
+        new, reset, update = cell[:, :, ::7], cell[:, :, 2:4], cell[:, :, 4:6]
+        direct = both * update
+        d_new = aten.tanh_backward(both - direct, new)  # [s, c, 2, d] of tanh's argument
+        gap = torch.stack((message[here, :c, t], states[here, :c, t]), dim=2).sub_(new).mul_(both)
+        aten.sigmoid_backward.grad_input(gap, update, grad_input=update)
+        d_reset = torch.stack((cell[:, :, 6], cell[:, :, 1]), dim=2).mul_(d_new)
+        torch.mul(d_new[:, :, 0], reset[:, :, 0], out=cell[:, :, 6])
+        torch.mul(d_new[:, :, 1], reset[:, :, 1], out=cell[:, :, 1])
+        aten.sigmoid_backward.grad_input(d_reset, reset, grad_input=reset)
+        new.copy_(d_new)
+        d_said = torch.baddbmm(direct[:, :, 0], cell[:, :, 2:].flatten(2), message_t[here])
+        d_states[here, :c, t].add_(direct[:, :, 1])
+        if t % LAG == 0:
+            block = cells[here, :c, t : t + LAG, :6]  # [s, c, up to LAG, 6, d]
+            d_below = block.flatten(3).flatten(1, 2) @ below_t[here]
+            d_states[here, :c, t : t + block.shape[2]].add_(d_below.view(*block.shape[:3], d))
+        d_message[here, :c, t] = d_said
+        d_mixed[here, :c] = (d_said @ relation_t[here]).view(-1, c, 2, d)
+        towards = d_mixed[here].flatten(0, 1)  # [s·b, 2, d]
+        near = (step.above, slice(None), step.window)
+        d_weight = towards @ states[near].flatten(0, 1).mT
+        d_states[near].flatten(0, 1).add_(weight.mT @ towards)
+        d_score = aten._softmax_backward_data(d_weight.flatten(1), weight.flatten(1), -1, weight.dtype)
+        d_keys[here, :, :, step.window].add_(d_score.view(-1, b, 2, weight.shape[-1]))
+    rows = b * steps
+    gates = cells.view(s, rows, 8, d)
+    d_below, d_said = gates[:, :, :6].flatten(2), gates[:, :, 2:].flatten(2)
+    return (
+        d_states[:m, :, :n],
+        states[m:].flatten(1, 2).mT @ d_keys.sum(2).view(s, -1, 1),
+        mixed.view(s, rows, 2 * d).mT @ d_message.view(s, rows, d),
+        states[:s, :, :steps].reshape(s, rows, d).mT @ d_below,
+        d_below.sum(1, keepdim=True),
+        message.view(s, rows, d).mT @ d_said,
+        d_said.sum(1, keepdim=True),
+        None,
+    )
 
 
 def _levels(states: Tensor, m: int, n: int) -> Tensor:
@@ -211,6 +216,7 @@ class DAGStack(nn.Module):
         self.below_bias = nn.Parameter(torch.empty(s, 1, 6 * d))
         self.message_weight = nn.Parameter(torch.empty(s, d, 6 * d))
         self.message_bias = nn.Parameter(torch.empty(s, 1, 6 * d))
+        # Layer by layer and in torch's order of gates, so that a seed begins with the weights that it always had.
         for layer in range(layers):
             for parameter in self.parameters():
                 nn.init.uniform_(parameter.data[layer * m : (layer + 1) * m], -1 / math.sqrt(d), 1 / math.sqrt(d))
@@ -225,15 +231,15 @@ class DAGStack(nn.Module):
     def forward(self, x: Tensor, speaker: Tensor, length: Tensor) -> Tensor:
         """x (H^0) [m, b, n, d], speaker [b, n], length [b] → [m, b, n, d].
 
-        Predecessors are earlier utterances, and padding comes last, so padding reaches no utterance. Dialogues may stand
-        in any order; with the longest first, the fewest are kept at work.
+        Predecessors are earlier utterances, and padding comes last, so padding reaches no utterance. What comes out at padding,
+        and a gradient for it, means nothing: mask it. Dialogues may stand in any order; with the longest first, the fewest
+        are kept at work. speaker and length are on the CPU.
         """
         m, b, n, d = x.shape
         graph = Graph.of(speaker, length, self.speaker_window, like=self.key)
         weights = (self.key, self.relation, self.below_weight, self.below_bias, self.message_weight, self.message_bias)
-        with torch.autocast(
-            x.device.type, enabled=False
-        ):  # the loop keeps the weights' precision: its errors would add up
+        # The loop keeps the weights' precision: its errors would add up.
+        with torch.autocast(x.device.type, enabled=False):
             levels: Tensor = _Recurrence.apply(x.to(self.key.dtype), *weights, graph)  # type: ignore[no-untyped-call]
         joined = levels.permute(1, 2, 3, 0, 4).reshape(m, b * n, -1)
         out: Tensor = torch.baddbmm(self.out_bias, joined, self.out_weight)

@@ -14,9 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from lfvd.batch import UNLABELLED
 from lfvd.config import MODALITY_NAMES
 from lfvd.corpus import SPLITS, Corpus
+from lfvd.metrics import UNLABELLED
 from lfvd.simulate import LIKENESS
 
 MELD_UTTERANCES = (9989, 1109, 2610)

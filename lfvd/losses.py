@@ -44,8 +44,10 @@ def full_contrastive(x: Tensor, label: Tensor, temperature: float) -> Tensor:
     # Unusable rows are dropped below; left unmasked, their logsumexp keeps a finite gradient.
     mask = torch.zeros_like(same, dtype=x.dtype).masked_fill_(same & usable[:, None], -math.inf)
     negatives = torch.baddbmm(mask, x, x.mT, alpha=1 / temperature).logsumexp(-1)  # [m, N]
-    # The similarities to i's positives add up to that with their sum.
-    of_class = x.new_zeros(len(x), int(label.max()) + 1, x.shape[-1]).index_add(1, label, x)[:, label]
+    # The similarities to i's positives add up to that with their sum. A product sums them in the same order each time; a
+    # GPU's index_add does not.
+    member = torch.nn.functional.one_hot(label).to(x.dtype)  # [N, c]
+    of_class = member @ (member.T @ x)  # [m, N, d]
     positives = (x * (of_class - x)).sum(-1) / temperature / count.clamp(min=1)  # [m, N]
     return torch.where(usable, negatives - positives, 0.0).sum() / utterances
 

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from lfvd import losses
 from lfvd.augment import Augmentation
-from lfvd.batch import UNLABELLED, Batch
+from lfvd.batch import Batch
 from lfvd.config import MODALITIES, Config, LossConfig
 from lfvd.dag import DAGStack
 from lfvd.encoders import Encoder
+from lfvd.metrics import UNLABELLED
 from lfvd.variational import Fusion, Gaussian, LatentHeads
 
 

@@ -27,13 +27,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lfvd import tables
-from lfvd.batch import UNLABELLED
 from lfvd.config import MODALITY_NAMES, Config
 from lfvd.corpus import Corpus
 from lfvd.files import InputError, atomic_path, read_yaml, write_text
-from lfvd.metrics import confusion_matrix
+from lfvd.metrics import UNLABELLED, confusion_matrix
 from lfvd.model import LFVD, build_model
-from lfvd.runinfo import pick_device, run_info
+from lfvd.runinfo import pick_device, run_info, settle_arithmetic
 from lfvd.trainer import Evaluation, NonFiniteLoss, Record, TrainResult, check_fit, evaluate, read_result, train
 
 Progress = Callable[[int, list[Record]], None]
@@ -294,6 +293,7 @@ def evaluate_run(folder: str | Path, corpus: Corpus, split: str) -> Summary:
 def _predictions(run: Run, corpus: Corpus, split: str) -> dict[int, Evaluation]:
     """Seed → predictions."""
     torch.set_num_threads(run.config.run.threads)
+    settle_arithmetic(run.config.run.precision)
     device = _device(run.config)
     return {seed: evaluate(model.to(device), corpus, split, device=device) for seed, model in run.models.items()}
 

@@ -16,9 +16,9 @@ from typing import Literal
 
 import numpy as np
 
-from lfvd.batch import UNLABELLED
 from lfvd.config import MODALITIES, MODALITY_NAMES
 from lfvd.corpus import SPLITS, Corpus, CorpusError, CorpusInfo
+from lfvd.metrics import UNLABELLED
 
 Like = Literal["meld", "iemocap"]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from lfvd.batch import UNLABELLED
 from lfvd.config import MODALITY_NAMES
 from lfvd.corpus import Corpus
 from lfvd.files import InputError, atomic_path
+from lfvd.metrics import UNLABELLED
 from lfvd.trainer import Evaluation
 
 SPLIT_NAMES = {"train": "train", "valid": "validation", "test": "test"}

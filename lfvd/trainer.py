@@ -23,11 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfvd.batch import UNLABELLED
 from lfvd.config import MODALITIES, Config, OptimConfig
 from lfvd.corpus import Corpus, CorpusError
 from lfvd.files import InputError, atomic_path
-from lfvd.metrics import scores, wf1_by_length
+from lfvd.metrics import UNLABELLED, scores, wf1_by_length
 from lfvd.model import LFVD, build_model, loss_terms
 from lfvd.runinfo import pick_device, seed_everything, settle_arithmetic
 
@@ -354,7 +353,7 @@ def _by_length(corpus: Corpus, dialogues: np.ndarray) -> Iterator[np.ndarray]:
 def epoch_batches(corpus: Corpus, optim: OptimConfig, seed: list[int]) -> list[np.ndarray]:
     """Every train dialogue once, in batches in an order drawn from the seed; within a batch the longest come first.
 
-    Of like length means sorted by length times a random factor from 1 to 1.5, so that no two epochs have the same batches,
+    Of like length means sorted by length times a random factor from 1 to 1.5, so that epochs differ in who is with whom,
     and cut where the utterances of `batch_size` average dialogues are full: a step then weighs as many as any other.
     """
     random = np.random.default_rng(seed)

@@ -15,7 +15,20 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from lfvd.dag import DAGStack
-from lfvd.graph import predecessors
+
+
+def predecessors(speaker: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Speaker [b, n], ω → two masks [b, n, n] (i, j): which j precede i, and which of them are of i's speaker.
+
+    j precedes i when fewer than ω utterances of i's speaker lie strictly between them.
+    """
+    n = speaker.shape[1]
+    earlier = torch.ones(n, n, dtype=torch.bool, device=speaker.device).tril(-1)
+    same = (speaker[:, :, None] == speaker[:, None, :]) & earlier  # [b, n, n]
+    after_or_at = same.flip(-1).cumsum(-1).flip(-1)  # utterances of i's speaker in [j, i)
+    between = after_or_at - same.long()
+    reach = earlier & (between < window)
+    return reach, reach & same
 
 
 def layer(below: Tensor, reach: Tensor, own: Tensor, weights: reference.DagLayer) -> Tensor:
@@ -44,7 +57,7 @@ class LiteralStack(DAGStack):
 
     def forward(self, x: Tensor, speaker: Tensor, length: Tensor) -> Tensor:
         """x (H^0) [m, b, n, d], speaker [b, n], length [b] → [m, b, n, d]."""
-        reach, own = predecessors(speaker, self.speaker_window)
+        reach, own = predecessors(speaker.to(x.device), self.speaker_window)
         outputs = []
         for m, below in enumerate(x):
             layers, output = reference.dag_parameters(self, m, len(x))

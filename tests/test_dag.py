@@ -1,13 +1,15 @@
 """DAG layers against the literal reference: predecessors, values, gradients; padding; what cancels; operations counted."""
 
+import literal_dag
 import pytest
 import reference
 import torch
 from launches import launches
 from literal_dag import LiteralStack
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lfvd.dag import DAGStack
-from lfvd.graph import Graph, predecessors
+from lfvd.graph import Graph, reach
 
 LENGTH = [4, 9, 1, 2, 7]
 LENGTHS = torch.tensor(LENGTH)
@@ -44,26 +46,19 @@ def expected(stack: DAGStack, x: torch.Tensor, speaker: torch.Tensor, length: li
 @pytest.mark.parametrize("speakers", [1, 2, 3, 9])
 def test_predecessors_walk_back_to_the_speakers_own_utterance(speakers: int, window: int) -> None:
     speaker, _ = reference.ragged([14] * 6, speakers, seed=speakers)
-    reach, own = predecessors(speaker, window)
+    first, (masks, own) = reach(speaker, window), literal_dag.predecessors(speaker, window)
     for b in range(6):
         row = speaker[b].tolist()
         for i in range(14):
             wanted = set(reference.predecessors(row, i, window))
-            assert {j for j in range(14) if reach[b, i, j]} == wanted
+            assert set(range(int(first[b, i]), i)) == wanted
+            assert {j for j in range(14) if masks[b, i, j]} == wanted
             assert {j for j in range(14) if own[b, i, j]} == {j for j in wanted if row[j] == row[i]}
 
 
 def test_predecessors_of_a_small_dialogue() -> None:
     """Speakers A B A C B: the last B reaches its own first utterance; C, who is new, reaches all."""
-    reach, own = predecessors(torch.tensor([[0, 1, 0, 2, 1]]), 1)
-    assert reach[0].int().tolist() == [
-        [0, 0, 0, 0, 0],
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [0, 1, 1, 1, 0],
-    ]
-    assert own[0].nonzero().tolist() == [[2, 0], [4, 1]]
+    assert reach(torch.tensor([[0, 1, 0, 2, 1]]), 1).tolist() == [[0, 0, 0, 0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -178,6 +173,44 @@ def test_the_graph_of_a_small_batch() -> None:
     there = graph.score.flip(1).isfinite().int()  # by utterance; [same speaker's, others'] of the two places before it
     assert there[0].tolist() == [[[0, 0], [0, 1]], [[0, 0], [0, 1]], [[1, 0], [0, 1]]]
     assert there[1].tolist() == [[[0, 0], [0, 1]]] * 3
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any tensor made inside has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.elements = max(self.elements, result.untyped_storage().nbytes() // result.element_size())
+        return result
+
+
+def test_the_graph_of_a_long_dialogue_grows_with_its_utterances_not_their_square() -> None:
+    speaker, length = torch.arange(3000)[None] % 3, torch.tensor([3000])
+    with Largest() as largest:
+        graph = Graph.of(speaker, length, 2, like=torch.zeros(1))
+    assert graph.score.shape == (1, 3000, 2, 6)
+    assert largest.elements <= 12 * 3000
+
+
+def test_backward_inside_autocast() -> None:
+    """As outside: the loop has the weights' precision in both directions."""
+    stack, speaker = make().float(), reference.ragged(LENGTH, 2, seed=0)[0]
+    found = []
+    for inside in (True, False):
+        x = inputs().float().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = stack(x, speaker, LENGTHS).float().square().sum()
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        found.append(x.grad)
+    torch.testing.assert_close(*found, rtol=0.05, atol=0.01)  # the output projection's own product is in bfloat16
 
 
 SHAPES = {"16x60x4": (16, 60, 4, 20), "32x24x2": (32, 24, 2, 10)}

@@ -10,8 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from lfvd.batch import UNLABELLED
-from lfvd.metrics import confusion_matrix, weighted_f1
+from lfvd.metrics import UNLABELLED, confusion_matrix, weighted_f1
 from tune.statistics import (
     dialogue_bootstrap,
     expected_best,

@@ -17,11 +17,10 @@ import pytest
 import torch
 from literal_dag import LiteralStack
 
-from lfvd.batch import UNLABELLED
 from lfvd.config import Config
 from lfvd.corpus import Corpus, CorpusError, CorpusInfo
 from lfvd.files import InputError
-from lfvd.metrics import weighted_f1
+from lfvd.metrics import UNLABELLED, weighted_f1
 from lfvd.model import build_model
 from lfvd.trainer import NonFiniteLoss, TrainResult, epoch_batches, evaluate, read_result, train
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from lfvd.corpus import Corpus
 from lfvd.model import build_model
 from lfvd.plots import confusion
-from lfvd.runinfo import pick_device, run_info
+from lfvd.runinfo import pick_device, run_info, settle_arithmetic
 from lfvd.trainer import Evaluation, evaluate
 from tune.answer import answer_of
 from tune.confirm import Confirmed, mean_std, settled
@@ -62,6 +62,7 @@ def _predict(study: Study, corpus: Corpus, trial: int, split: str) -> list[Evalu
     """What a confirmed config's seeds say of a split, also kept in the study's folder."""
     seeds, config = study.plan.confirm.seeds, study.config_of(trial)
     device = pick_device(config.run.device)
+    settle_arithmetic(config.run.precision)
     found = []
     for seed in seeds:
         model = build_model(config, corpus.widths(config.data.modalities), len(corpus.info.classes)).to(device)
