@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -137,13 +138,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def address() -> Iterator[str]:
-    """Two cores and two GPUs that are numbers only."""
+@contextmanager
+def own_cluster(*, cpus: int, gpus: int = 0) -> Iterator[tuple[str, int]]:
+    """A Ray of so many cores and GPUs, which are numbers only → its address, once it is up, and its process."""
     port, scratch = free_port(), tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: it goes into socket names
     argv = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
     argv += [f"--node-ip-address={LOOPBACK}", f"--port={port}", f"--temp-dir={scratch}", "--include-dashboard=false"]
-    argv += [f"--dashboard-agent-listen-port={free_port()}", "--num-cpus=2", "--num-gpus=2"]
+    argv += [f"--dashboard-agent-listen-port={free_port()}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
     with open(Path(scratch) / "head.txt", "w") as log:
         head = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -152,7 +153,7 @@ def address() -> Iterator[str]:
             assert head.poll() is None, text
             assert time.monotonic() < deadline, text
             time.sleep(0.2)
-        yield f"{LOOPBACK}:{port}"
+        yield f"{LOOPBACK}:{port}", head.pid
     finally:
         head.terminate()  # --block ends with all that it started
         try:
@@ -161,6 +162,13 @@ def address() -> Iterator[str]:
             os.killpg(head.pid, signal.SIGKILL)
             head.wait()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """Two cores and two GPUs that are numbers only."""
+    with own_cluster(cpus=2, gpus=2) as (where, _):
+        yield where
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class _Launches(TorchDispatchMode):
-    """Counts what is dispatched inside, forward and backward, but for views; an operation that writes in place is none."""
+    """Counts what is dispatched inside, forward and backward, but for views; an operation that writes in place is none.
+
+    By the operations' schemas: `_unsafe_view`, a view that its schema does not own up to, counts, on both sides.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 Each part runs in a process of its own, with nothing else at work beside it; parts that are not run keep what the file says.
 The part `search` replays recorded curves (tests/benchmarks/curves.py) and trains nothing. 25 minutes in all on two cores.
+Memory is read from Linux's /proc. Commit first: what is measured names its commit, with a + where files differ from it.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ GOALS = {
 
 def run(part: str) -> dict[str, Any]:
     """One part, with the machine and versions that measured it."""
-    argv = [sys.executable, str(Path(__file__).with_name(PARTS[part]))]
+    argv, load = [sys.executable, str(Path(__file__).with_name(PARTS[part]))], os.getloadavg()[0]
     done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     info = run_info("cuda" if found.get("device") == "cuda" else "cpu")
-    machine = {"device": info["device"], "processor": platform.machine(), "load before": os.getloadavg()[0]}
+    machine = {"device": info["device"], "processor": platform.machine(), "load before": round(load, 2)}
     return {**found, "measured": {"commit": info["commit"], "versions": info["versions"], "machine": machine}}
 
 

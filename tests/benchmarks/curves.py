@@ -136,11 +136,13 @@ def search(path: str) -> None:
                     "group": f"search {repetition}",
                     "number": epoch["trial"],
                     "seed": epoch["seed"],
+                    "seconds": 0.0,
                     "wf1": [],
                     "order": [],
                 }
                 run = runs.setdefault(epoch["trial"], empty)
                 run["wf1"].append(round(epoch["val/wf1"], 5))
+                run["seconds"] = round(run["seconds"] + epoch["seconds"], 1)
                 run["order"].append(order)
             for number, run in runs.items():
                 run["values"] = study.trials[number].params

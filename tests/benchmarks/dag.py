@@ -22,7 +22,7 @@ from lfvd.dag import DAGStack
 
 SHAPES = {"16x60x4x300": (16, 60, 4, 300), "32x24x2x300": (32, 24, 2, 300)}
 """Dialogues × utterances × layers × width."""
-GROWTH = (25, 50, 100, 200, 400)
+GROWTH = (25, 50, 100, 200, 400, 800)
 MODALITIES = 3
 
 

@@ -74,7 +74,10 @@ def asha(
 
 
 def schedulers() -> list[dict[str, Any]]:
-    """Random configs under other rungs: worth, in points, of what is held after each share of random search's epochs."""
+    """Random configs under other rungs: worth, in points, of what is held after each share of random search's epochs.
+
+    error: standard error over orders of one and the same pool; another pool would differ by more.
+    """
     curves = [np.array(run["wf1"]) for repetition in REPETITIONS for run in group(f"random {repetition}")]
     rng = np.random.default_rng(0)
     orders = [rng.permutation(len(curves)) for _ in range(ORDERS)]
@@ -91,8 +94,9 @@ def schedulers() -> list[dict[str, Any]]:
                 for order in orders:
                     _, held = asha((curves[i] for i in order), scheduler, value, int(share * BUDGET))
                     worths.append(100 * worth(curves[order[held]]))
-                row[f"{int(share * BUDGET)} epochs"] = round(statistics.mean(worths), 2)
-            row["error"] = round(statistics.stdev(worths) / len(worths) ** 0.5, 2)
+                epochs = f"{int(share * BUDGET)} epochs"
+                row[epochs] = round(statistics.mean(worths), 2)
+                row[f"{epochs}, error"] = round(statistics.stdev(worths) / len(worths) ** 0.5, 2)
             found.append(row)
     return found
 

@@ -13,8 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ import turns  # noqa: F401 (finds the tests' helpers)
 import yaml
 
 # isort: split
-from conftest import LOOPBACK, free_port
+from conftest import own_cluster
 
 from lfvd.files import read_yaml
 from lfvd.simulate import simulate
@@ -68,20 +66,6 @@ def sizes(pid: int) -> dict[str, float]:
     return {key: int(rows[key].split()[0]) / 1024 for key in ("Pss", "Pss_Shmem", "Rss")}
 
 
-@contextmanager
-def cluster(scratch: Path) -> Iterator[tuple[str, int]]:
-    """A Ray with ten logical cores → its address and process."""
-    port = free_port()
-    argv = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", f"--node-ip-address={LOOPBACK}"]
-    argv += [f"--port={port}", f"--temp-dir={scratch}", "--include-dashboard=false", f"--num-cpus={TRIALS}"]
-    head = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield f"{LOOPBACK}:{port}", head.pid
-    finally:
-        head.terminate()  # --block ends with all that it started
-        head.wait(60)
-
-
 def measure() -> dict[str, Any]:
     """The part `memory` of results/benchmarks.json, in MB."""
     with tempfile.TemporaryDirectory() as name:
@@ -95,8 +79,7 @@ def measure() -> dict[str, Any]:
             "scheduler": {"kind": "none", "max_epochs": 50},
         }
         (folder / "plan.yaml").write_text(yaml.safe_dump(values))
-        with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as scratch, cluster(Path(scratch)) as (address, head):
-            time.sleep(15)  # until it is up
+        with own_cluster(cpus=TRIALS) as (address, head):
             argv = [
                 BIN / "lfvd-tune",
                 "search",
