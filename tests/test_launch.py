@@ -69,7 +69,8 @@ def test_every_option_appears(capsys, data, tmp_path):
         "requeue": "",
     }
     assert "--num-cpus=32 --num-gpus=8 " in out
-    assert f"search=(lfvd-tune search meld --data {data} --name meld --results " in out
+    assert f"\ndata={data}\n" in out
+    assert '\nsearch=(lfvd-tune search meld --data "$data" --name meld --results ' in out
     assert f"results={tmp_path}\n" in out
     assert not re.search(r"@[a-z]+@", out)
     assert subprocess.run(["bash", "-n"], input=out, text=True, check=False).returncode == 0
@@ -80,6 +81,18 @@ def test_without_gpus(capsys, data):
     assert "gpus-per-node" not in directives(out)
     assert directives(out) | {"cpus-per-task": "6", "time": "1-0", "job-name": "mine"} == directives(out)
     assert "--num-cpus=6 --num-gpus=0 " in out
+
+
+def test_without_data_the_script_takes_it(capsys, tmp_path):
+    """Named to sbatch, or a sentence before anything starts."""
+    out = printed(capsys, "meld", "--nodes", 4, "--gpus-per-node", 8, "--time", "12:00:00", "--results", tmp_path)
+    start, end = out.index("environment="), out.index("export PATH")
+    script = f"""set -u; {out[start:end]} printf '%s\\n' "${{search[@]}}" """
+    said = subprocess.run(["bash", "-c", script, "search.sh", "my data"], capture_output=True, text=True, check=True)
+    assert said.stdout.split("\n")[3:5] == ["--data", "my data"]
+    said = subprocess.run(["bash", "-c", script, "search.sh"], capture_output=True, text=True, check=False)
+    assert said.returncode == 127, said
+    assert "name the corpus: sbatch THIS_FILE CORPUS.safetensors" in said.stderr
 
 
 def test_odd_names_are_only_names(tmp_path, tiny_file, monkeypatch):

@@ -310,9 +310,12 @@ def doctor(
 @app.command()
 def slurm(
     plan: Annotated[str, typer.Argument(metavar="PLAN", help="A plan file, or the name of a shipped one.")],
-    data: Annotated[Path, typer.Option("--data", metavar="FILE", help="Corpus made by `lfvd import` or `simulate`.")],
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Nodes of the cluster.")],
     time: Annotated[str, typer.Option("--time", help="Time limit of a job, such as 12:00:00; the next job goes on.")],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="FILE", help="Corpus; default: the script's argument, `sbatch search.sh FILE`."),
+    ] = None,
     gpus: Annotated[int, typer.Option("--gpus-per-node", min=0, help="GPUs of each node.")] = 0,
     cpus: Annotated[
         int | None,

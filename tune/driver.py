@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -44,6 +45,9 @@ STOP = "stop"
 
 ROOM_SECONDS = 10
 """How often a driver on a full disk looks whether there is room again."""
+
+LOOK_SECONDS = 10
+"""How often a driver looks whether a node has joined."""
 
 
 @dataclass(kw_only=True)
@@ -158,9 +162,36 @@ def workers(
         heed(found, console)
         if any(finding.check == "storage" and not finding.ok for finding in found):
             study.storage = storage.on_each_node(study.folder)
-        yield
+        with _newcomers(study, console):
+            yield
         if not interrupt() and study.storage == storage.on_each_node(study.folder):
             pool.on_each_node(storage.clear, study.storage)
+
+
+@contextmanager
+def _newcomers(study: Study, console: Console) -> Iterator[None]:
+    """Says so, once, where a node joins that does not share the checkpoints' place, which was shared at the start."""
+    done, known = threading.Event(), pool.node_ids()
+
+    def watch() -> None:
+        seen = known
+        while not done.wait(LOOK_SECONDS):
+            if (now := pool.node_ids()) - seen:
+                finding = doctor.check_storage(study.storage, named="storage" in study.info)
+                if finding.ok is False:
+                    return _warn(console, f"a node joined: {finding}")
+            seen = now
+
+    if study.storage == storage.on_each_node(study.folder):  # then the start has said it
+        yield
+        return
+    watcher = threading.Thread(target=watch, name="newcomers", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 def _search(

@@ -234,6 +234,11 @@ def _answered(answer: Any, seconds: float, *, waited: float = 0) -> Any:
         return _cause(str(error))
 
 
+def node_ids() -> frozenset[str]:
+    """Which nodes the cluster has now; one that comes back has another id."""
+    return frozenset(str(node["NodeID"]) for node in ray.nodes() if node["Alive"])
+
+
 def node_count() -> int:
     """Nodes of the cluster now."""
     return len(_nodes())

@@ -15,6 +15,9 @@ from tune.space import SearchPlan
 
 TEMPLATE = Path(__file__).parent / "launch" / "slurm.sh"
 
+MISSING = '"${1:?name the corpus: sbatch THIS_FILE CORPUS.safetensors}"'
+"""In the place of a corpus that is not known yet: the script's own argument, or a sentence."""
+
 SHORTEST = 15 * 60
 """Seconds. Starting and winding down take some minutes of each job: shorter ones would hardly train."""
 
@@ -32,10 +35,14 @@ class Allocation:
     """Time limit of a job, in one of SLURM's notations."""
 
 
-def batch_script(plan: str, data: Path, results: Path, name: str, ask: Allocation) -> str:
-    """The script that runs, and goes on with, the search `name`. Raises InputError for what could not run."""
+def batch_script(plan: str, data: Path | None, results: Path, name: str, ask: Allocation) -> str:
+    """The script that runs, and goes on with, the search `name`. Raises InputError for what could not run.
+
+    data: the corpus; None: the script takes it as its argument.
+    """
     read = SearchPlan.from_yaml(plan)
-    Corpus.open(data)
+    if data is not None:
+        Corpus.open(data)
     if _seconds(ask.time) < SHORTEST:
         raise InputError(
             f"--time {ask.time}: must be at least {SHORTEST // 60} minutes, since starting and winding down take some of "
@@ -51,7 +58,7 @@ def batch_script(plan: str, data: Path, results: Path, name: str, ask: Allocatio
         "environment": shlex.quote(str(Path(sys.executable).parent)),
         "results": shlex.quote(str(results.absolute())),
         "plan": shlex.quote(str(Path(plan).absolute()) if Path(plan).is_file() else plan),
-        "data": shlex.quote(str(data.absolute())),
+        "data": shlex.quote(str(data.absolute())) if data is not None else MISSING,
         "name": shlex.quote(name),
     }
     text = TEMPLATE.read_text(encoding="utf-8")

@@ -205,6 +205,25 @@ def test_raylet_killed(hosts, tell):
     tell("raylet killed, shared storage", loss, study)
 
 
+def test_a_host_joins_that_shares_no_disk():
+    """The study's folder lay on the only host; now it does not reach all of them, and the user is told."""
+    with Network() as network:
+        head = network.add("head")
+        simulate("meld", seed=0, dialogues=80, widths={"l": 64, "a": 4}).save(head.folder / "corpus.safetensors")
+        head.ray_start(cpus=1)
+        search = Search(head, "alone", trials=2, scheduler={"kind": "none", "max_epochs": 400})
+        search.wait(lambda: search.epochs)
+        assert "not shared" not in search.log.read_text()
+        guest = network.add("guest")
+        guest.ray_start(head=head, cpus=1)
+        since = time.monotonic()
+        search.wait(lambda: "a node joined" in search.log.read_text())
+        assert f"is not shared with node {guest.address}" in search.log.read_text()
+        assert time.monotonic() - since < 60
+        search.driver.kill()
+        search.driver.wait()
+
+
 def test_a_host_comes_and_goes(hosts, network, tell):
     """One that joins is used; one that leaves in good order is survived."""
     long = {"kind": "none", "max_epochs": 40}  # so that a fifth trial finds no other place before the guest is ready

@@ -21,7 +21,8 @@ set -uo pipefail
 # All of these must lie where every node sees them under the same path.
 environment=@environment@
 results=@results@
-search=(lfvd-tune search @plan@ --data @data@ --name @name@ --results "$results")
+data=@data@
+search=(lfvd-tune search @plan@ --data "$data" --name @name@ --results "$results")
 
 export PATH=$environment:$PATH
 scratch=/tmp/lfvd-$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}  # on each node; short, since socket names are built on it
