@@ -268,6 +268,24 @@ def test_edges(make_study, value, text):
     assert [w for w in say(study)[1] if "edge" in w] == ([text] if text else [])
 
 
+@pytest.mark.parametrize(
+    ("choices", "value", "text"),
+    [
+        ([1, 2, 4, 8], 8, "8 is the largest of its choices: search again with 16 among them"),
+        ([8, 2, 4], 2, "2 is the smallest of its choices: search again with 1 among them"),
+        ([1, 2, 4], 2, None),
+        ([1, 2, 4], 1, None),  # there is no half a head
+        ([2, 4], 4, None),  # one of two is always at an end
+    ],
+)
+def test_ends_of_a_list(choices, value, text):
+    from tune.space import Parameter
+    from tune.statement import _edge
+
+    parameter = Parameter(key="model.heads", choices=tuple(choices))
+    assert list(_edge(parameter, value)) == ([f"the winner's `model.heads` {text}"] if text else [])
+
+
 def test_edge_of_whole_numbers(make_study):
     """A whole number further on, not two and a half layers."""
     space = {"model.dag_layers": {"low": 1, "high": 2}, "model.latent": {"low": 2, "high": 40, "log": True}}

@@ -166,7 +166,10 @@ def _curse(study: Study, answer: Answer) -> Iterator[str]:
 
 def _edge(parameter: Parameter, value: Any) -> Iterator[str]:
     """A value at an end of its range, where the range could go on."""
-    if parameter.choices or parameter.low == parameter.high:
+    if parameter.choices:
+        yield from _end_of_list(parameter, value)
+        return
+    if parameter.low == parameter.high:
         return
     scale = math.log if parameter.log else float
     low, high, at = (scale(x) for x in (parameter.low, parameter.high, value))
@@ -186,6 +189,26 @@ def _edge(parameter: Parameter, value: Any) -> Iterator[str]:
     yield (
         f"the winner's `{parameter.key}` {value if parameter.whole else f'{value:.3g}'} lies at the {'upper' if upper else 'lower'} "
         f"edge of its range: search again with {{low: {ends[0]:g}, high: {ends[1]:g}}}"
+    )
+
+
+def _end_of_list(parameter: Parameter, value: Any) -> Iterator[str]:
+    """A number at an end of a list of at least three, which could go on by as much as its last step multiplied."""
+    if len(parameter.choices) < 3 or not all(type(x) in (int, float) for x in parameter.choices):
+        return
+    numbers = sorted(parameter.choices)
+    if value not in (numbers[0], numbers[-1]):
+        return
+    upper, neighbour = value == numbers[-1], numbers[-2] if value == numbers[-1] else numbers[1]
+    further = value * value / neighbour if neighbour and value else 2 * value - neighbour
+    if all(type(x) is int for x in numbers):
+        further = math.ceil(further) if upper else math.floor(further)
+    rule = config_specs()[parameter.key].range
+    if further == value or (rule and not rule.low <= further <= rule.high):
+        return  # Config itself ends there
+    yield (
+        f"the winner's `{parameter.key}` {value} is the {'largest' if upper else 'smallest'} of its choices: search again with "
+        f"{further:g} among them"
     )
 
 
