@@ -11,9 +11,9 @@ import numpy as np
 
 from lfvd.config import MODALITY_NAMES
 from lfvd.corpus import Corpus
+from lfvd.evaluation import Evaluation
 from lfvd.files import InputError, atomic_path
 from lfvd.metrics import UNLABELLED
-from lfvd.trainer import Evaluation
 
 SPLIT_NAMES = {"train": "train", "valid": "validation", "test": "test"}
 

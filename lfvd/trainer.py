@@ -1,7 +1,7 @@
 """One training loop for `lfvd train`, a trial, a confirmation and the final run.
 
 `train(config, corpus, seed)` → TrainResult with the weights of the best validation epoch; `report` is called with each
-epoch's metrics and is the only door to a tuner. `evaluate(model, corpus, "test", ...)` gives predictions and scores.
+epoch's metrics and is the only door to a tuner. lfvd.evaluation predicts and scores.
 On a CPU the same config, corpus and seed give the same bits, also when interrupted and continued from `checkpoint`.
 
 Every metric of an epoch record:
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,14 @@ from torch import Tensor
 
 from lfvd.config import MODALITIES, Config, OptimConfig
 from lfvd.corpus import Corpus, CorpusError
+from lfvd.evaluation import evaluate
 from lfvd.files import InputError, atomic_path
-from lfvd.metrics import UNLABELLED, scores, wf1_by_length
-from lfvd.model import LFVD, build_model, loss_terms
+from lfvd.metrics import UNLABELLED
+from lfvd.model import build_model, loss_terms
 from lfvd.runinfo import pick_device, seed_everything, settle_arithmetic
 
 Record = dict[str, Any]
 Report = Callable[[Record], None]
-
-EVALUATION_BATCH = 64
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -42,42 +41,6 @@ class NonFiniteLoss(ArithmeticError):
 
 class CheckpointError(InputError):
     """A checkpoint that cannot be read, or belongs to another run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Predictions for all utterances of a split, in corpus order; scores over the labelled ones."""
-
-    row: np.ndarray  # [N'] index of the utterance in the corpus
-    label: np.ndarray  # [N'] -1 unlabelled
-    probability: np.ndarray  # [N', c]
-    weight: np.ndarray  # [N', m] fusion weights
-    length: np.ndarray  # [N'] utterances of the utterance's dialogue
-    loss: float  # mean cross-entropy
-    classes: tuple[str, ...]
-    length_bins: tuple[int, ...]
-
-    @property
-    def prediction(self) -> np.ndarray:
-        """Most probable class [N']."""
-        best: np.ndarray = self.probability.argmax(1)
-        return best
-
-    def scores(self) -> dict[str, float]:
-        """`wf1`, `acc`, `f1/<class>`, in 0..1, over labelled utterances."""
-        known = self.label != UNLABELLED
-        return scores(self.label[known], self.prediction[known], self.classes)
-
-    def scores_by_length(self) -> dict[str, float]:
-        """W-F1 by dialogue length; empty where the corpus names no bins."""
-        known = self.label != UNLABELLED
-        return wf1_by_length(
-            self.label[known],
-            self.prediction[known],
-            self.length[known],
-            bins=self.length_bins,
-            classes=len(self.classes),
-        )
 
 
 @dataclass(kw_only=True)
@@ -306,48 +269,6 @@ def _class_weight(config: Config, corpus: Corpus, device: torch.device) -> Tenso
     count = np.bincount(label[label != UNLABELLED], minlength=len(corpus.info.classes))
     weight = np.divide(count.sum(), len(count) * count, out=np.zeros(len(count)), where=count > 0)
     return torch.tensor(weight, dtype=torch.float32, device=device)
-
-
-def evaluate(model: LFVD, corpus: Corpus, split: str, *, device: torch.device | str) -> Evaluation:
-    """Predict every utterance of a split. Raises CorpusError where the split is empty."""
-    dialogues = corpus.indices(split)
-    if not len(dialogues):
-        raise CorpusError(f"the corpus {corpus.info.name} has no dialogue in its {split} split: name another split")
-    model.eval()
-    rows, probabilities, weights = [], [], []
-    loss = torch.zeros((), device=device)
-    with torch.no_grad():
-        for chosen in _by_length(corpus, dialogues):
-            batch = corpus.batch(chosen, model.modalities).to(device)
-            output = model(batch)
-            log_probability = output.logits.log_softmax(-1)  # [b, n, c]
-            labelled = batch.label != UNLABELLED
-            loss -= log_probability[labelled].gather(1, batch.label[labelled][:, None]).sum()
-            rows.append(np.concatenate([np.arange(*corpus.offset[i : i + 2]) for i in chosen]))
-            probabilities.append(log_probability[batch.mask].exp())
-            weights.append(output.weight[:, batch.mask].T)
-    row = np.concatenate(rows)
-    order = np.argsort(row)
-    row = row[order]
-    label = np.asarray(corpus.label[row])
-    lengths = np.repeat(np.diff(corpus.offset), np.diff(corpus.offset))  # [N]
-    return Evaluation(
-        row=row,
-        label=label,
-        probability=torch.cat(probabilities).cpu().numpy()[order],
-        weight=torch.cat(weights).cpu().numpy()[order],
-        length=lengths[row],
-        loss=float(loss) / max(1, int((label != UNLABELLED).sum())),
-        classes=corpus.info.classes,
-        length_bins=corpus.info.length_bins,
-    )
-
-
-def _by_length(corpus: Corpus, dialogues: np.ndarray) -> Iterator[np.ndarray]:
-    """Batches of dialogues of like length: least padding. The longest come first, as the DAG likes them."""
-    length = np.diff(corpus.offset)[dialogues]
-    ordered = dialogues[np.argsort(-length, kind="stable")]
-    yield from (ordered[i : i + EVALUATION_BATCH] for i in range(0, len(ordered), EVALUATION_BATCH))
 
 
 def epoch_batches(corpus: Corpus, optim: OptimConfig, seed: list[int]) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ LAYERS = (
     {"config", "batch", "metrics", "runinfo", "plain", "unpickle"},
     {"encoders", "graph", "dag", "augment", "variational"},
     {"corpus", "importers", "simulate", "describe", "model", "losses"},
-    {"trainer", "plots"},
+    {"evaluation", "trainer", "plots"},
     {"tables", "runs", "screen", "extract"},
     {"cli"},
 )

@@ -19,10 +19,11 @@ from literal_dag import LiteralStack
 
 from lfvd.config import Config
 from lfvd.corpus import Corpus, CorpusError, CorpusInfo
+from lfvd.evaluation import evaluate
 from lfvd.files import InputError
 from lfvd.metrics import UNLABELLED, weighted_f1
 from lfvd.model import build_model
-from lfvd.trainer import NonFiniteLoss, TrainResult, epoch_batches, evaluate, read_result, train
+from lfvd.trainer import NonFiniteLoss, TrainResult, epoch_batches, read_result, train
 
 
 def digest(result: TrainResult) -> str:

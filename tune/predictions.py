@@ -14,7 +14,7 @@ from lfvd.metrics import UNLABELLED, confusion_matrix, wf1_by_length
 
 if TYPE_CHECKING:
     from lfvd.corpus import Corpus
-    from lfvd.trainer import Evaluation
+    from lfvd.evaluation import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
