@@ -77,25 +77,29 @@ class _Recurrence(torch.autograd.Function):
         message_weight: Tensor,
         message_bias: Tensor,
         graph: Graph,
+        keep: bool,
     ) -> Tensor:
-        """x [m, b, n, d], weights of DAGStack, [s, …] → all levels [L+1, m, b, n, d]."""
+        """x [m, b, n, d], weights of DAGStack, [s, …] → all levels [L+1, m, b, n, d]. keep: what backward needs."""
         m, b, n, d = x.shape
         s = len(key)
         layers = s // m
         steps = n + (layers - 1) * LAG
+        kept = steps if keep else 1
         states = x.new_zeros(s + m, b, steps + LAG, d)
         states[:m, :, :n] = x
         keys = x.new_zeros(s, b, steps + LAG)
-        mixed = x.new_zeros(s, b, steps, 2, d)  # attended states: same speaker's, others'
-        message = x.new_zeros(s, b, steps, d)
-        cells = x.new_zeros(s, b, steps, 8, d)  # new c, inner p; reset c, p, update c, p; inner c, new p
+        mixed = x.new_zeros(s, b, kept, 2, d)  # attended states: same speaker's, others'
+        message = x.new_zeros(s, b, kept, d)
+        cells = x.new_zeros(s, b, kept, 8, d)  # new c, inner p; reset c, p, update c, p; inner c, new p
         attention = []
         for step in _wave(graph, layers, m):
             t, here, c = step.t, step.here, step.live
+            at = t % kept
             near = keys[here, :, step.window]
             near = near.view(-1, m, b, 1, near.shape[-1])  # [layers, m, b, 1, w]
             weight = (near + step.score).flatten(-2).softmax(-1).view(-1, 2, near.shape[-1])  # [s·b, 2, w]
-            attention.append(weight)
+            if keep:
+                attention.append(weight)
             attended = (weight @ states[step.above, :, step.window].flatten(0, 1)).view(-1, b, 2 * d)[:, :c]
             said = attended @ relation[here]
             below = states[here, :c, t]
@@ -104,7 +108,7 @@ class _Recurrence(torch.autograd.Function):
                 block, first = block.view(-1, c, LAG, 6, d), here.start
             of_below = block[here.start - first : here.stop - first, :c, t % LAG]
             of_said = torch.baddbmm(message_bias[here], said, message_weight[here]).view(-1, c, 6, d)
-            cell = cells[here, :c, t]
+            cell = cells[here, :c, at]
             gates, new = cell[:, :, 2:6], cell[:, :, ::7]
             torch.add(of_below[:, :, 2:], of_said[:, :, :4], out=gates).sigmoid_()
             cell[:, :, 1] = of_below[:, :, 1]
@@ -119,8 +123,8 @@ class _Recurrence(torch.autograd.Function):
                 out=state,
             )
             keys[here, :c, t + LAG] = (state @ key[here]).squeeze(-1)
-            mixed[here, :c, t] = attended.reshape(-1, c, 2, d)
-            message[here, :c, t] = said
+            mixed[here, :c, at] = attended.reshape(-1, c, 2, d)
+            message[here, :c, at] = said
         ctx.save_for_backward(key, relation, below_weight, message_weight, states, mixed, message, cells, *attention)
         ctx.graph = graph
         return _levels(states, m, n).contiguous()
@@ -188,6 +192,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         message.view(s, rows, d).mT @ d_said,
         d_said.sum(1, keepdim=True),
         None,
+        None,
     )
 
 
@@ -240,7 +245,7 @@ class DAGStack(nn.Module):
         weights = (self.key, self.relation, self.below_weight, self.below_bias, self.message_weight, self.message_bias)
         # The loop keeps the weights' precision: its errors would add up.
         with torch.autocast(x.device.type, enabled=False):
-            levels: Tensor = _Recurrence.apply(x.to(self.key.dtype), *weights, graph)  # type: ignore[no-untyped-call]
+            levels: Tensor = _Recurrence.apply(x.to(self.key.dtype), *weights, graph, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
         joined = levels.permute(1, 2, 3, 0, 4).reshape(m, b * n, -1)
         out: Tensor = torch.baddbmm(self.out_bias, joined, self.out_weight)
         return out.view(m, b, n, d)

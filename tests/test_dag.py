@@ -175,6 +175,17 @@ def test_the_graph_of_a_small_batch() -> None:
     assert there[1].tolist() == [[[0, 0], [0, 1]]] * 3
 
 
+def test_without_gradients_the_same_comes_out_and_nothing_is_kept() -> None:
+    stack, x, speaker = make(), inputs(), reference.ragged(LENGTH, 2, seed=0)[0]
+    found, largest = [], []
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), Largest() as made:
+            found.append(stack(x, speaker, LENGTHS))
+        largest.append(made.elements)
+    assert torch.equal(*found)
+    assert largest[1] < largest[0] / 3
+
+
 class Largest(TorchDispatchMode):
     """The most elements that any tensor made inside has."""
 
