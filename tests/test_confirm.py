@@ -299,6 +299,7 @@ def in_this_process() -> Iterator[list[Corpus]]:
         patch.setattr(pool, "run_jobs", run_jobs)
         patch.setattr(pool, "cluster", lambda *args, **kwargs: contextlib.nullcontext())
         patch.setattr(driver.doctor, "within", lambda *args: [])
+        patch.setattr(pool, "node_ids", frozenset)
         patch.setattr(driver, "Tracker", Silent)
         yield handed
 
