@@ -58,7 +58,17 @@ def test_predecessors_walk_back_to_the_speakers_own_utterance(speakers: int, win
 
 def test_predecessors_of_a_small_dialogue() -> None:
     """Speakers A B A C B: the last B reaches its own first utterance; C, who is new, reaches all."""
-    assert reach(torch.tensor([[0, 1, 0, 2, 1]]), 1).tolist() == [[0, 0, 0, 0, 1]]
+    speaker = torch.tensor([[0, 1, 0, 2, 1]])
+    assert reach(speaker, 1).tolist() == [[0, 0, 0, 0, 1]]
+    masks, own = literal_dag.predecessors(speaker, 1)
+    assert masks[0].int().tolist() == [
+        [0, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [0, 1, 1, 1, 0],
+    ]
+    assert own[0].nonzero().tolist() == [[2, 0], [4, 1]]
 
 
 @pytest.mark.parametrize(

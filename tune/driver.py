@@ -171,10 +171,13 @@ def workers(
 @contextmanager
 def _newcomers(study: Study, console: Console) -> Iterator[None]:
     """Says so, once, where a node joins that does not share the checkpoints' place, which was shared at the start."""
-    done, known = threading.Event(), pool.node_ids()
+    if study.storage == storage.on_each_node(study.folder):  # then the start has said it
+        yield
+        return
+    done, seen = threading.Event(), pool.node_ids()
 
     def watch() -> None:
-        seen = known
+        nonlocal seen
         while not done.wait(LOOK_SECONDS):
             if (now := pool.node_ids()) - seen:
                 finding = doctor.check_storage(study.storage, named="storage" in study.info)
@@ -182,9 +185,6 @@ def _newcomers(study: Study, console: Console) -> Iterator[None]:
                     return _warn(console, f"a node joined: {finding}")
             seen = now
 
-    if study.storage == storage.on_each_node(study.folder):  # then the start has said it
-        yield
-        return
     watcher = threading.Thread(target=watch, name="newcomers", daemon=True)
     watcher.start()
     try:

@@ -134,10 +134,10 @@ def extended(plan: SearchPlan, parts: Sequence[str], corpus: Corpus) -> SearchPl
 
     Raises CorpusError where the corpus lacks a split, InputError where the paper has no tables of it.
     """
-    present = tuple(m for m in MODALITIES if m in corpus.features)
-    config = plan.config.with_values({"data.modalities": present})
     from lfvd.trainer import check_fit
 
+    present = tuple(m for m in MODALITIES if m in corpus.features)
+    config = plan.config.with_values({"data.modalities": present})
     check_fit(config, corpus)
     rows, _ = arrange([part for part in ROWS if part in parts], config, present, dataset_of(corpus.info.name))
     held = list(plan.source["rows"]) or [{"name": "ours", "values": {"data.modalities": ",".join(present)}}]
