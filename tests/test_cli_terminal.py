@@ -20,7 +20,8 @@ EPOCHS = 150
 
 
 def arguments(tiny_file: Path, out: Path) -> list[str]:
-    values = {**TINY, "run.epochs": EPOCHS}
+    # Without the contrastive terms, which after so many epochs fall below zero.
+    values = {**TINY, "run.epochs": EPOCHS, "loss.gamma1": 0, "loss.gamma2": 0}
     settings = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
     return ["train", "meld", "--data", str(tiny_file), *settings, "--seeds", "0,1", "--out", str(out)]
 
@@ -73,7 +74,7 @@ def test_ctrl_c_on_a_terminal_and_the_same_command_again(tiny_file, tmp_path, mo
         for seed in (0, 1):
             bar = [line for line in lines if line.startswith(f"seed {seed} ━")][-1]
             assert re.search(
-                rf"━ {EPOCHS}/{EPOCHS} loss -?\d\.\d{{3}}  val W-F1 \d+\.\d\d  best \d+\.\d\d @\d+ +\d\d:\d\d$", bar
+                rf"━ {EPOCHS}/{EPOCHS} loss \d\.\d{{3}}  val W-F1 \d+\.\d\d  best \d+\.\d\d @\d+ +\d\d:\d\d$", bar
             )
             assert len(bar) <= 77
         assert "TINY, validation split, 2 seeds; SIMULATED: audio" in lines
