@@ -1,4 +1,4 @@
-"""Language-focused augmentation and the conversation's atmosphere (Eqs. 4-9). Shape legend: lfvd.batch."""
+"""Language-focused augmentation and the conversation's atmosphere (Eqs. 4-9). Shape legend: lfvd.data.batch."""
 
 from __future__ import annotations
 

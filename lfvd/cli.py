@@ -27,7 +27,7 @@ from lfvd.files import InputError
 
 if TYPE_CHECKING:
     from lfvd.config import Config
-    from lfvd.corpus import Corpus
+    from lfvd.data.corpus import Corpus
 
 app = typer.Typer(
     help="Emotion recognition in conversation from language, audio and visual features.",
@@ -89,7 +89,7 @@ def import_(
         _check_out(out)
         if out.with_suffix(".parquet").resolve() in {source.resolve() for source in sources}:
             raise InputError(f"--out {out}: its sentences would take the place of the source: choose another name")
-    from lfvd.importers import ImportOptions, import_files
+    from lfvd.data.importers import ImportOptions, import_files
 
     given = {"l": language, "a": audio, "v": visual}
     options = ImportOptions(
@@ -110,7 +110,7 @@ def import_(
         _print_tables(corpus)
         return
     corpus = corpus.save(out)
-    from lfvd.importers import write_sentences
+    from lfvd.data.importers import write_sentences
 
     if sentences.empty:
         out.with_suffix(".parquet").unlink(missing_ok=True)  # sentences of what lay there before
@@ -128,7 +128,7 @@ def simulate(
 ) -> None:
     """Make a simulated corpus with the statistics of a real one."""
     _check_out(out)
-    from lfvd.simulate import simulate as make
+    from lfvd.data.simulate import simulate as make
 
     corpus = make(like, seed=seed, dialogues=dialogues).save(out)
     out.with_suffix(".parquet").unlink(missing_ok=True)  # sentences of what lay there before
@@ -165,7 +165,7 @@ def describe(file: Annotated[Path, typer.Argument(metavar="FILE", help="Corpus t
 def _print_tables(corpus: Corpus) -> None:
     from rich.console import Console
 
-    from lfvd.describe import describe as tables
+    from lfvd.data.describe import describe as tables
 
     Console(highlight=False).print(tables(corpus))
 
@@ -246,7 +246,7 @@ def _seeds(one: int | None, several: str | None) -> list[int]:
 
 
 def _open(path: Path) -> Corpus:
-    from lfvd.corpus import Corpus
+    from lfvd.data.corpus import Corpus
 
     return Corpus.load(path)
 

@@ -1,4 +1,4 @@
-"""DAG layers over the utterances of a dialogue (Eq. 3; DAG-ERC, Shen et al. 2021). Shape legend: lfvd.batch.
+"""DAG layers over the utterances of a dialogue (Eq. 3; DAG-ERC, Shen et al. 2021). Shape legend: lfvd.data.batch.
 
 Exact facts that make this fast: the score W_α[H_j ; H_i] is linear, so its H_i half and bias cancel in the softmax and one
 scalar key an utterance remains; the modalities are independent and equally wide; layer l at utterance i needs layer l-1 at

@@ -1,4 +1,4 @@
-"""Context encoders (Eq. 2): dropout, then a bidirectional GRU for each modality. Shape legend: lfvd.batch."""
+"""Context encoders (Eq. 2): dropout, then a bidirectional GRU for each modality. Shape legend: lfvd.data.batch."""
 
 from __future__ import annotations
 

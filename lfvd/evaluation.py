@@ -1,4 +1,4 @@
-"""Predictions for a split, and what they score. Shape legend: lfvd.batch."""
+"""Predictions for a split, and what they score. Shape legend: lfvd.data.batch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lfvd.corpus import Corpus, CorpusError
-from lfvd.metrics import UNLABELLED, scores, wf1_by_length
+from lfvd.data import UNLABELLED
+from lfvd.data.corpus import Corpus, CorpusError
+from lfvd.metrics import scores, wf1_by_length
 from lfvd.model import LFVD
 
 BATCH = 64

@@ -1,4 +1,4 @@
-"""Who listens to whom in a dialogue (Eq. 3; DAG-ERC, Shen et al. 2021), as the DAG's loop reads it. Shape legend: lfvd.batch."""
+"""Who listens to whom in a dialogue (Eq. 3; DAG-ERC, Shen et al. 2021), as the DAG's loop reads it. Shape legend: lfvd.data.batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss and its four terms (Eqs. 10, 11, 13, 18-21), over labelled utterances only. Shape legend: lfvd.batch."""
+"""The loss and its four terms (Eqs. 10, 11, 13, 18-21), over labelled utterances only. Shape legend: lfvd.data.batch."""
 
 from __future__ import annotations
 

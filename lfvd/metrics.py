@@ -7,9 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 
-UNLABELLED = -1
-"""Label of padding, and of utterances that are context for the others but take no part in losses and metrics."""
-
 
 def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
     """Counts [c, c] of (true, predicted); label, prediction [N] in 0..c-1."""

@@ -1,6 +1,6 @@
 """LFVD: encoders, DAG, language-focused augmentation, latents, fusion, classifier, in the paper's order.
 
-Shape legend: lfvd.batch. `build_model` is the only place that turns a Config into modules; `loss_terms` the only one
+Shape legend: lfvd.data.batch. `build_model` is the only place that turns a Config into modules; `loss_terms` the only one
 that weighs the losses.
 """
 
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from lfvd import losses
 from lfvd.augment import Augmentation
-from lfvd.batch import Batch
 from lfvd.config import MODALITIES, Config, LossConfig
 from lfvd.dag import DAGStack
+from lfvd.data import UNLABELLED
+from lfvd.data.batch import Batch
 from lfvd.encoders import Encoder
-from lfvd.metrics import UNLABELLED
 from lfvd.variational import Fusion, Gaussian, LatentHeads
 
 

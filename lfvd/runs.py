@@ -28,10 +28,11 @@ from safetensors.torch import save_file
 
 from lfvd import tables
 from lfvd.config import MODALITY_NAMES, Config
-from lfvd.corpus import Corpus
+from lfvd.data import UNLABELLED
+from lfvd.data.corpus import Corpus
 from lfvd.evaluation import Evaluation, evaluate
 from lfvd.files import InputError, atomic_path, read_yaml, write_text
-from lfvd.metrics import UNLABELLED, confusion_matrix
+from lfvd.metrics import confusion_matrix
 from lfvd.model import LFVD, build_model
 from lfvd.runinfo import pick_device, run_info, settle_arithmetic
 from lfvd.trainer import NonFiniteLoss, Record, TrainResult, check_fit, read_result, train

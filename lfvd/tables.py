@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from lfvd.config import MODALITY_NAMES
-from lfvd.corpus import Corpus
+from lfvd.data import UNLABELLED
+from lfvd.data.corpus import Corpus
 from lfvd.evaluation import Evaluation
 from lfvd.files import InputError, atomic_path
-from lfvd.metrics import UNLABELLED
 
 SPLIT_NAMES = {"train": "train", "valid": "validation", "test": "test"}
 

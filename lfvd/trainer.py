@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from lfvd.config import MODALITIES, Config, OptimConfig
-from lfvd.corpus import Corpus, CorpusError
+from lfvd.data import UNLABELLED
+from lfvd.data.corpus import Corpus, CorpusError
 from lfvd.evaluation import evaluate
 from lfvd.files import InputError, atomic_path
-from lfvd.metrics import UNLABELLED
 from lfvd.model import build_model, loss_terms
 from lfvd.runinfo import pick_device, seed_everything, settle_arithmetic
 

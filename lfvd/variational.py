@@ -1,4 +1,4 @@
-"""Gaussian latents of each modality, their divergences, and the fusion (Eqs. 12-17). Shape legend: lfvd.batch."""
+"""Gaussian latents of each modality, their divergences, and the fusion (Eqs. 12-17). Shape legend: lfvd.data.batch."""
 
 from __future__ import annotations
 

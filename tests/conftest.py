@@ -29,7 +29,7 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus file of 14 dialogues with 1 to 6 utterances, three modalities, three classes, some utterances unlabelled."""
     import numpy as np
 
-    from lfvd.corpus import Corpus, CorpusInfo
+    from lfvd.data.corpus import Corpus, CorpusInfo
 
     rng = np.random.default_rng(0)
     length = np.array([3, 1, 6, 4, 2, 5, 3, 4, 2, 5, 3, 2, 4, 1])
@@ -60,7 +60,7 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_corpus(tiny_file: Path):
     """The corpus of `tiny_file`."""
-    from lfvd.corpus import Corpus
+    from lfvd.data.corpus import Corpus
 
     return Corpus.open(tiny_file)
 

@@ -224,7 +224,7 @@ INFO: dict[str, Any] = {
 
 
 def fingerprint(arrays: Mapping[str, np.ndarray], info: object) -> str:
-    """As lfvd.corpus defines it: no attack is to be refused for this alone."""
+    """As lfvd.data.corpus defines it: no attack is to be refused for this alone."""
     named = info if isinstance(info, dict) else {}
     digest = hashlib.sha256(json.dumps([named.get("classes"), named.get("dialogues")]).encode())
     for name, array in sorted(arrays.items()):

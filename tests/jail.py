@@ -49,8 +49,8 @@ def reader(door: str) -> Callable[[str], object]:
     if door in ("import", "features", "describe"):
         import pandas as pd
 
-        import lfvd.describe
-        import lfvd.importers  # noqa: F401
+        import lfvd.data.describe
+        import lfvd.data.importers  # noqa: F401
         from lfvd import cli
 
         pd.DataFrame({"a": ["b"]}).to_parquet(io.BytesIO())  # else every child would load pyarrow, which reserves 1 GB
@@ -58,7 +58,7 @@ def reader(door: str) -> Callable[[str], object]:
         verb, end = ("describe", []) if door == "describe" else ("import", ["--out", "out.safetensors"])
         return lambda file: cli.main([verb, *more, file, *end])
     if door == "corpus":
-        from lfvd.corpus import Corpus
+        from lfvd.data.corpus import Corpus
 
         return Corpus.load
     if door == "config":
@@ -71,7 +71,7 @@ def reader(door: str) -> Callable[[str], object]:
         return SearchPlan.from_yaml
     import numpy  # noqa: F401 (for the plain unpickler, which is to find all that the attacks name)
 
-    from lfvd.unpickle import unpickled
+    from lfvd.data.importers.pickles import unpickled
 
     return {"unpickle": unpickled, "pickle": lambda file: pickle.loads(Path(file).read_bytes(), encoding="latin1")}[
         door

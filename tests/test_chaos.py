@@ -33,7 +33,7 @@ class Search:
     """A search by the command line in a folder of its own."""
 
     def __init__(self, folder: Path, *, trials: int, concurrent: int | str, epochs: int = 6) -> None:
-        from lfvd.simulate import simulate
+        from lfvd.data.simulate import simulate
 
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.data, self.plan = folder, folder / "data.safetensors", folder / "plan.yaml"

@@ -17,7 +17,7 @@ from test_runs import contents, rows
 
 from lfvd.cli import main
 from lfvd.config import Config
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
 
 SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from lfvd.config import Config
-from lfvd.corpus import SPLITS, Corpus
+from lfvd.data.corpus import SPLITS, Corpus
 from lfvd.files import read_yaml
 from lfvd.trainer import train
 from tune import driver, pool

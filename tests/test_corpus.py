@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from lfvd.corpus import FORMAT, SPLITS, Corpus, CorpusError, CorpusInfo
+from lfvd.data.corpus import FORMAT, SPLITS, Corpus, CorpusError, CorpusInfo
 
 
 def make(lengths=(2, 1, 3, 2), split=(0, 0, 1, 2), widths=(("l", 3), ("a", 2)), seed=0) -> Corpus:

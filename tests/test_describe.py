@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lfvd.corpus import Corpus
-from lfvd.describe import describe, warnings
-from lfvd.importers import import_meld
-from lfvd.simulate import simulate
+from lfvd.data.corpus import Corpus
+from lfvd.data.describe import describe, warnings
+from lfvd.data.importers import import_meld
+from lfvd.data.simulate import simulate
 
 
 def printed(corpus: Corpus, width: int = 100) -> str:

@@ -22,9 +22,9 @@ import pytest
 from conftest import PLAN, free_port, make_plan
 from rich.console import Console
 
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
+from lfvd.data.simulate import simulate
 from lfvd.files import InputError, write_yaml
-from lfvd.simulate import simulate
 from lfvd.trainer import read_result, train
 from tune import doctor, driver, estimate, nodes, pool
 from tune.estimate import Measured, cost, epochs_per_trial, file_sizes, settled

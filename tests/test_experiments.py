@@ -70,8 +70,8 @@ def test_every_published_row_is_there(dataset):
 
 
 def test_published_classes_are_those_of_the_corpora():
-    from lfvd.importers import MELD_CLASSES
-    from lfvd.simulate import simulate
+    from lfvd.data.importers import MELD_CLASSES
+    from lfvd.data.simulate import simulate
 
     for dataset in ("meld", "iemocap"):
         assert tuple(published()[dataset]["classes"]) == simulate(dataset, seed=0, dialogues=8).info.classes

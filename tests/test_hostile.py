@@ -21,8 +21,8 @@ import pytest
 from hostile import Attack
 from hypothesis import strategies as st
 
+from lfvd.data.importers.pickles import unpickled, unpickled_bytes
 from lfvd.files import InputError, read_yaml
-from lfvd.unpickle import unpickled, unpickled_bytes
 
 PICKLES = tuple(hostile.pickles())
 HEAVY = 100_000

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import lfvd.importers as importers
-from lfvd.corpus import SPLITS, Corpus, CorpusError
+import lfvd.data.importers as importers
+from lfvd.data.corpus import SPLITS, Corpus, CorpusError
+from lfvd.data.importers import MELD_CLASSES, import_meld, repaired, write_sentences
 from lfvd.files import InputError
-from lfvd.importers import MELD_CLASSES, import_meld, repaired, write_sentences
 
 ROWS = {
     "train": [

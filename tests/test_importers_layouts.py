@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from layouts import DUMPS, IEMOCAP_LAYOUTS, LAYOUTS, MELD_IDS, TRUE_WIDTHS, Invented, invented, write
 
-from lfvd.corpus import SPLITS, Corpus, CorpusError
-from lfvd.importers import IEMOCAP_CLASSES, MELD_CLASSES, ImportOptions, import_files, import_meld
+from lfvd.data.corpus import SPLITS, Corpus, CorpusError
+from lfvd.data.importers import IEMOCAP_CLASSES, MELD_CLASSES, ImportOptions, import_files, import_meld
 
 
 def read(paths: list[Path], **options) -> tuple[Corpus, pd.DataFrame, list[str]]:

@@ -13,10 +13,10 @@ import pytest
 from layouts import invented, write
 
 from lfvd.cli import main
-from lfvd.corpus import Corpus, CorpusError
+from lfvd.data.corpus import Corpus, CorpusError
+from lfvd.data.importers import ImportOptions, import_files
 from lfvd.extract.sources import read_source
 from lfvd.files import InputError
-from lfvd.importers import ImportOptions, import_files
 
 TABLE = pd.DataFrame(
     [
@@ -251,7 +251,7 @@ def test_json_in_pieces(piece, tmp_path, monkeypatch):
     """However little of the file is read at a time."""
     (folder,) = write("J", tmp_path, invented("meld"))
     whole, sentences, _ = import_files([folder], ImportOptions())
-    monkeypatch.setattr("lfvd.importers.json_files._PIECE", piece)
+    monkeypatch.setattr("lfvd.data.importers.json_files._PIECE", piece)
     again, other, _ = import_files([folder], ImportOptions())
     assert again.content_hash() == whole.content_hash()
     pd.testing.assert_frame_equal(other, sentences)
@@ -262,7 +262,7 @@ def test_json_in_pieces(piece, tmp_path, monkeypatch):
 
 def test_limits_of_json(tmp_path, monkeypatch):
     (folder,) = write("J1", tmp_path, invented("meld"))
-    monkeypatch.setattr("lfvd.importers.json_files.MOST", 3)
+    monkeypatch.setattr("lfvd.data.importers.json_files.MOST", 3)
     with pytest.raises(CorpusError, match="holds more than 3 utterances, which no feature file does: cut it"):
         import_files([folder], ImportOptions())
 

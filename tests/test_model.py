@@ -14,8 +14,8 @@ import pytest
 import reference
 import torch
 
-from lfvd.batch import Batch, collate
 from lfvd.config import Config
+from lfvd.data.batch import Batch, collate
 from lfvd.model import LFVD, Output, build_model, loss_terms
 
 WIDTHS = {"l": 5, "a": 3, "v": 4}

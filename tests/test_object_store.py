@@ -16,7 +16,7 @@ pytestmark = [
 @pytest.mark.slow
 def test_an_object_store_that_is_full(make_job, monkeypatch):
     """A corpus larger than Ray's whole store: it lies on disk then, and the jobs go on."""
-    from lfvd.simulate import simulate
+    from lfvd.data.simulate import simulate
 
     init = pool.ray.init
     monkeypatch.setattr(pool.ray, "init", lambda **options: init(**options, num_cpus=2, object_store_memory=80_000_000))

@@ -18,7 +18,7 @@ import pytest
 from optuna.trial import TrialState
 from workers import Listed, traces, untimed
 
-from lfvd.corpus import Corpus, CorpusError
+from lfvd.data.corpus import Corpus, CorpusError
 from lfvd.files import InputError
 from lfvd.trainer import NonFiniteLoss, TrainResult, train
 from tune import pool

@@ -20,9 +20,9 @@ from test_confirm import run_here
 from test_tracking import held
 
 from lfvd.config import Config
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
+from lfvd.data.simulate import simulate
 from lfvd.files import InputError, read_yaml, write_yaml
-from lfvd.simulate import simulate
 from lfvd.trainer import NonFiniteLoss, train
 from tune import reproduce
 from tune.confirm import ConfirmJobs

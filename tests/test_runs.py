@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from lfvd import plots, runs
 from lfvd.config import Config
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
 from lfvd.files import InputError, read_yaml
 from lfvd.runs import evaluate_run, load_run, predict_run, read_epochs, train_seeds
 from lfvd.trainer import train

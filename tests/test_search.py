@@ -11,7 +11,7 @@ import pytest
 from conftest import PLAN, start_study
 from optuna.trial import TrialState
 
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
 from tune.journal import OBJECTIVE, Study
 from tune.scheduler import Rungs, audited
 from tune.search import AUDITED, FAILED, STOPPED, SearchJobs, ranked

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from lfvd.corpus import SPLITS, Corpus, CorpusError
-from lfvd.simulate import LIKENESS, simulate, stand_in
+from lfvd.data.corpus import SPLITS, Corpus, CorpusError
+from lfvd.data.simulate import LIKENESS, simulate, stand_in
 
 NARROW = {"l": 64, "a": 32, "v": 32}
 TABLE4 = {  # test W-F1 of the LFVD paper, Table 4, rows T, A and V
@@ -155,7 +155,7 @@ def test_same_seed_same_bytes(like, tmp_path):
 
 
 def test_same_seed_in_another_process():
-    code = "from lfvd.simulate import simulate; print(simulate('meld', seed=5, dialogues=9).content_hash())"
+    code = "from lfvd.data.simulate import simulate; print(simulate('meld', seed=5, dialogues=9).content_hash())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == simulate("meld", seed=5, dialogues=9).content_hash()
 

@@ -12,7 +12,7 @@ from conftest import start_study
 from soundness import assert_sound
 from test_confirm import run_here
 
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
 from tune.best import write_best
 from tune.confirm import ConfirmJobs
 from tune.search import SearchJobs

@@ -10,7 +10,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from lfvd.metrics import UNLABELLED, confusion_matrix, weighted_f1
+from lfvd.data import UNLABELLED
+from lfvd.metrics import confusion_matrix, weighted_f1
 from tune.statistics import (
     dialogue_bootstrap,
     expected_best,

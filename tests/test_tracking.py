@@ -18,7 +18,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
 from lfvd.files import write_yaml
 from tune import tracking
 from tune.journal import OBJECTIVE, DataSource, Study

@@ -18,10 +18,11 @@ import torch
 from literal_dag import LiteralStack
 
 from lfvd.config import Config
-from lfvd.corpus import Corpus, CorpusError, CorpusInfo
+from lfvd.data import UNLABELLED
+from lfvd.data.corpus import Corpus, CorpusError, CorpusInfo
 from lfvd.evaluation import evaluate
 from lfvd.files import InputError
-from lfvd.metrics import UNLABELLED, weighted_f1
+from lfvd.metrics import weighted_f1
 from lfvd.model import build_model
 from lfvd.trainer import NonFiniteLoss, TrainResult, epoch_batches, read_result, train
 
@@ -66,7 +67,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from conftest import TINY
 from lfvd.config import Config
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
 from lfvd.trainer import train
 config = Config().with_values({**TINY, "run.epochs": 500})
 train(config, Corpus.open(sys.argv[2]), 0, checkpoint=sys.argv[3])

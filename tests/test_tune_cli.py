@@ -16,7 +16,7 @@ from conftest import PLAN
 from soundness import assert_sound
 
 from lfvd.config import Config
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
 from lfvd.files import read_yaml, write_yaml
 from tune.cli import main
 from tune.journal import Study
@@ -28,7 +28,7 @@ COMMAND = str(Path(sys.executable).with_name("lfvd-tune"))
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """A simulated corpus of few dialogues and narrow features."""
-    from lfvd.simulate import simulate
+    from lfvd.data.simulate import simulate
 
     path = tmp_path_factory.mktemp("data") / "small.safetensors"
     simulate("meld", seed=0, dialogues=16, widths={"l": 8, "a": 4}).save(path)

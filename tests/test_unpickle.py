@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layouts import DUMPS
 
+from lfvd.data.importers.pickles import PickleRefused, unpickled, unpickled_bytes
 from lfvd.files import InputError
-from lfvd.unpickle import PickleRefused, unpickled, unpickled_bytes
 
 PROTOCOLS = range(6)
 ARRAYS = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
 from lfvd.evaluation import Evaluation, evaluate
 from lfvd.model import build_model
 from lfvd.plots import confusion

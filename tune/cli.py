@@ -391,7 +391,7 @@ class _Sitting:
 
     def reproduce(self, plan: SearchPlan, parts: Sequence[str], data: Path) -> None:
         """Rows of the paper's tables; exits as `run` does."""
-        from lfvd.corpus import Corpus
+        from lfvd.data.corpus import Corpus
         from tune import driver
         from tune import reproduce as rows
         from tune.paper.grid import start_grid

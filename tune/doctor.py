@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from tune import nodes, pool, storage, tracking
 from tune.estimate import Measured, cost, file_sizes, settled, timed

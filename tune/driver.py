@@ -19,7 +19,7 @@ from types import FrameType
 import optuna
 from rich.console import Console
 
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from lfvd.runinfo import run_info
 from lfvd.trainer import check_fit

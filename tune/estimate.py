@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from lfvd.config import Config
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from lfvd.model import build_model
 from lfvd.runinfo import pick_device

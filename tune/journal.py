@@ -30,7 +30,7 @@ from tune.lock import driving
 from tune.space import SearchPlan
 
 if TYPE_CHECKING:  # torch, whose import would make `status` slow
-    from lfvd.corpus import Corpus
+    from lfvd.data.corpus import Corpus
 
 OBJECTIVE = "val/wf1_best"
 """What ASHA and the sampler see: the best validation W-F1 so far, never the last one, never anything of test."""

@@ -33,7 +33,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from tune import storage
 from tune.desk import Desk, Source

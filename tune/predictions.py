@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lfvd.data import UNLABELLED
 from lfvd.files import InputError, atomic_path
-from lfvd.metrics import UNLABELLED, confusion_matrix, wf1_by_length
+from lfvd.metrics import confusion_matrix, wf1_by_length
 
 if TYPE_CHECKING:
-    from lfvd.corpus import Corpus
+    from lfvd.data.corpus import Corpus
     from lfvd.evaluation import Evaluation
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
 from tune import driver
 from tune.best import open_test
 from tune.confirm import ConfirmJobs

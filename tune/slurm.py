@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from tune.space import SearchPlan
 

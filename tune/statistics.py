@@ -15,7 +15,7 @@ import numpy as np
 from scipy import optimize
 from scipy.special import nctdtr, stdtr, stdtrit  # t distributions without the toll of scipy.stats
 
-from lfvd.metrics import UNLABELLED
+from lfvd.data import UNLABELLED
 
 MOST_FLIPS = 20
 """Pairs whose 2^n sign flips are still all tried."""

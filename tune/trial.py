@@ -16,7 +16,7 @@ from lfvd.files import DISK_FULL, InputError
 from tune import storage
 
 if TYPE_CHECKING:
-    from lfvd.corpus import Corpus
+    from lfvd.data.corpus import Corpus
     from lfvd.trainer import TrainResult
 
 WAIT_SECONDS = 10

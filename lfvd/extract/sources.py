@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lfvd.data.importers import repaired
+from lfvd.data.importers.table import read_parquet
 from lfvd.extract.clips import Clip
 from lfvd.files import InputError, atomic_path
-from lfvd.importers import repaired
-from lfvd.importers.table import read_parquet
 
 CLIP_FOLDERS = {
     "train": ("train", "train_splits"),

@@ -16,7 +16,7 @@ from turns import RUNS, median, turns
 # isort: split
 import invented
 
-from lfvd.simulate import simulate
+from lfvd.data.simulate import simulate
 
 BIN = Path(sys.executable).parent
 TRIALS = 1_000

@@ -52,7 +52,7 @@ def plan(**sampler: Any) -> Any:
 def train_one(task: tuple[str, dict[str, Any], dict[str, Any], int]) -> dict[str, Any]:
     """In a process of its own → the run to record."""
     from lfvd.config import Config
-    from lfvd.corpus import Corpus
+    from lfvd.data.corpus import Corpus
     from lfvd.trainer import train
 
     path, run, flat, seed = task
@@ -111,7 +111,7 @@ def best(path: str) -> None:
 
 def search(path: str) -> None:
     """The product's own search, for as many epochs as the largest share of random search's."""
-    from lfvd.corpus import Corpus
+    from lfvd.data.corpus import Corpus
     from tune import pool
     from tune.journal import DataSource, Study
     from tune.search import SearchJobs

@@ -26,8 +26,8 @@ from literal_dag import LiteralStack
 
 from lfvd import trainer
 from lfvd.config import Config
-from lfvd.corpus import Corpus
-from lfvd.simulate import simulate
+from lfvd.data.corpus import Corpus
+from lfvd.data.simulate import simulate
 
 CASES = {"meld language": ("meld", "l"), "meld": ("meld", "l,a,v"), "iemocap": ("iemocap", "l,a,v")}
 """What → preset and kind of corpus, modalities."""

@@ -22,8 +22,8 @@ import yaml
 # isort: split
 from conftest import own_cluster
 
+from lfvd.data.simulate import simulate
 from lfvd.files import read_yaml
-from lfvd.simulate import simulate
 
 BIN = Path(sys.executable).parent
 TRIALS = 10

@@ -11,7 +11,7 @@ import ray.tune as ray_tune
 from turns import RUNS, median, seconds
 
 from lfvd.config import Config
-from lfvd.corpus import Corpus, CorpusInfo
+from lfvd.data.corpus import Corpus, CorpusInfo
 from tune import pool
 from tune.space import ResourcesPlan
 from tune.trial import Job, Result

@@ -30,7 +30,7 @@ import optuna
 import ray
 import ray.tune as ray_tune
 
-from lfvd.corpus import Corpus, CorpusInfo
+from lfvd.data.corpus import Corpus, CorpusInfo
 from lfvd.files import read_yaml
 from tune import pool
 from tune.journal import OBJECTIVE, DataSource, Study, writing

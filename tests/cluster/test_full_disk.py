@@ -13,8 +13,8 @@ import pytest
 from conftest import PLAN
 from soundness import assert_sound
 
+from lfvd.data.simulate import simulate
 from lfvd.files import write_yaml
-from lfvd.simulate import simulate
 
 pytestmark = [
     pytest.mark.cluster,

@@ -17,8 +17,8 @@ from hosts import Host, Network, T, lacking, until
 from optuna.trial import TrialState
 from soundness import assert_sound
 
+from lfvd.data.simulate import simulate
 from lfvd.files import write_yaml
-from lfvd.simulate import simulate
 from lfvd.trainer import read_result
 from tune.journal import Study
 

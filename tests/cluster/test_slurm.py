@@ -161,7 +161,7 @@ def lines(path: Path) -> list[dict]:
 
 def batch_script(tmp_path: Path) -> Path:
     """What `lfvd-tune slurm` prints for a search on both nodes, in a file; its results go to `tmp_path / "results"`."""
-    from lfvd.simulate import simulate
+    from lfvd.data.simulate import simulate
 
     data, plan, results = tmp_path / "data.safetensors", tmp_path / "plan.yaml", tmp_path / "results"
     simulate("meld", seed=0, dialogues=24).save(data)

@@ -20,7 +20,7 @@ from hypothesis.strategies import SearchStrategy
 
 from lfvd import cli
 from lfvd.config import Config
-from lfvd.corpus import Corpus
+from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from tune.space import SearchPlan
 
@@ -64,7 +64,7 @@ def read_corpus(file: Path) -> None:
     """A canonical file, as every command opens it."""
     from rich.console import Console
 
-    from lfvd.describe import describe
+    from lfvd.data.describe import describe
 
     Console(file=StringIO()).print(describe(Corpus.load(file)))
 

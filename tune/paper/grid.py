@@ -23,7 +23,7 @@ from tune.journal import DataSource, Study, StudyError, asked, holds_rows
 from tune.space import AUTO, SHIPPED, ConfirmPlan, ResourcesPlan, SchedulerPlan, SearchPlan
 
 if TYPE_CHECKING:
-    from lfvd.corpus import Corpus
+    from lfvd.data.corpus import Corpus
 
 MOST = sum(len(rows) for rows in ROWS.values())
 """Rows that there can be; by it the room on disk is judged."""

@@ -3,7 +3,7 @@
 `lfvd import ../shared/meld --language ../shared/meld/minilm.npz --audio simulated --visual simulated --out data/meld.safetensors`
 
 The folder holds MELD's train_sent_emo.csv, dev_sent_emo.csv and test_sent_emo.csv. A feature file holds the arrays `train`,
-`dev` and `test` [rows of the CSV, width], row for row. Shape legend: lfvd.batch.
+`dev` and `test` [rows of the CSV, width], row for row. Shape legend: lfvd.data.batch.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from lfvd.config import MODALITIES, MODALITY_NAMES
-from lfvd.corpus import Corpus, CorpusError, CorpusInfo
-from lfvd.importers.arrays import BROKEN, npz_arrays
-from lfvd.importers.datasets import MELD_CLASSES, repaired, sha256
-from lfvd.simulate import stand_in
+from lfvd.data.corpus import Corpus, CorpusError, CorpusInfo
+from lfvd.data.importers.arrays import BROKEN, npz_arrays
+from lfvd.data.importers.datasets import MELD_CLASSES, repaired, sha256
+from lfvd.data.simulate import stand_in
 
 MELD_SPLITS = {"train": 0, "dev": 1039, "test": 1153}
 """MELD's names of the splits → the first dialogue's number in the numbering across splits (0 to 1432, without 60)."""
@@ -26,7 +26,7 @@ MELD_DIALOGUES = 1433
 MELD_COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID")
 
 SIMULATED = "simulated"
-"""Given in place of a feature file: make stand-ins from the labels (lfvd.simulate)."""
+"""Given in place of a feature file: make stand-ins from the labels (lfvd.data.simulate)."""
 
 
 def import_meld(

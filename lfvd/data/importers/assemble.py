@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from lfvd.config import MODALITIES, MODALITY_NAMES
-from lfvd.corpus import SPLITS, Corpus, CorpusError, CorpusInfo
-from lfvd.importers.arrays import row_features
-from lfvd.importers.datasets import IEMOCAP, MELD, MELD_GONE, MELD_VALID, repaired, sha256
-from lfvd.importers.source import (
+from lfvd.data.corpus import SPLITS, Corpus, CorpusError, CorpusInfo
+from lfvd.data.importers.arrays import row_features
+from lfvd.data.importers.datasets import IEMOCAP, MELD, MELD_GONE, MELD_VALID, repaired, sha256
+from lfvd.data.importers.pickles import drop_pages
+from lfvd.data.importers.source import (
     Source,
     Values,
     fill,
@@ -26,11 +27,10 @@ from lfvd.importers.source import (
     utterance_ids,
     width_of,
 )
-from lfvd.simulate import stand_in
-from lfvd.unpickle import drop_pages
+from lfvd.data.simulate import stand_in
 
 SIMULATED = "simulated"
-"""Given in place of a feature file: make stand-ins from the labels (lfvd.simulate)."""
+"""Given in place of a feature file: make stand-ins from the labels (lfvd.data.simulate)."""
 TextLayers = Literal["mean", "first", "concat"]
 _SMALL = 64 * 2**20
 _DROP = 2**25  # bytes read between two times that the file's pages are given back

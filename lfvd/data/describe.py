@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from lfvd.config import MODALITY_NAMES
-from lfvd.corpus import SPLITS, Corpus
-from lfvd.metrics import UNLABELLED
-from lfvd.simulate import LIKENESS
+from lfvd.data import UNLABELLED
+from lfvd.data.corpus import SPLITS, Corpus
+from lfvd.data.simulate import LIKENESS
 
 MELD_UTTERANCES = (9989, 1109, 2610)
 """Utterances of MELD's train, valid and test split as published (Poria et al., 2019)."""

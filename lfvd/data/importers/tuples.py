@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lfvd.corpus import CorpusError
-from lfvd.importers.datasets import IEMOCAP, MELD, Dataset
-from lfvd.importers.source import Source, Values, by_dialogue, id_list, kind
+from lfvd.data.corpus import CorpusError
+from lfvd.data.importers.datasets import IEMOCAP, MELD, Dataset
+from lfvd.data.importers.source import Source, Values, by_dialogue, id_list, kind
 
 _ROBERTA = ("text", "text2", "text3", "text4")
 LAYOUTS: dict[str, tuple[str, ...]] = {

@@ -1,6 +1,6 @@
 """A corpus: one canonical `.safetensors` file of flat arrays, memory-mapped and shared by all trials of a machine.
 
-Arrays over all N utterances in order of dialogue (shape legend: lfvd.batch): `language|audio|visual` [N, width] float32
+Arrays over all N utterances in order of dialogue (shape legend: lfvd.data.batch): `language|audio|visual` [N, width] float32
 (a missing modality is absent), `label` [N] int64 (-1 unlabelled), `speaker` [N] int64 (local to the dialogue), `offset`
 [D+1] int64, `split` [D] int64 (0 train, 1 valid, 2 test). The header holds version, fingerprint and `CorpusInfo` as
 JSON. Sentences, where present, stand in a `.parquet` beside it.
@@ -19,10 +19,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from lfvd.batch import Batch, collate
 from lfvd.config import MODALITY_NAMES
+from lfvd.data import UNLABELLED
+from lfvd.data.batch import Batch, collate
 from lfvd.files import InputError, atomic_path
-from lfvd.metrics import UNLABELLED
 
 SPLITS = ("train", "valid", "test")
 FORMAT = "lfvd-corpus"

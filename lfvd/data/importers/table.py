@@ -1,7 +1,7 @@
 """The plain way in: a table of utterances (CSV or parquet), with features as one `.npy` or `.npz` a modality in its order of rows.
 
 Columns `dialogue`, `speaker`, `label` and `split` (train, valid or dev, test); where there, `position` (a number that rises within
-the dialogue) and `text`. A label is a class name or a number; an empty one or -1 is none. Features: see lfvd.importers.arrays.
+the dialogue) and `text`. A label is a class name or a number; an empty one or -1 is none. Features: see lfvd.data.importers.arrays.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lfvd.corpus import CorpusError
-from lfvd.importers.datasets import Dataset, dataset_of
-from lfvd.importers.source import Source, Values
+from lfvd.data.corpus import CorpusError
+from lfvd.data.importers.datasets import Dataset, dataset_of
+from lfvd.data.importers.source import Source, Values
 
 COLUMNS = ("dialogue", "speaker", "label", "split")
 _CELLS = 4_000_000

@@ -1,7 +1,7 @@
 """The form that every layout is brought into before corpora are made of it, and readers of the values that layouts share.
 
 A dialogue's features are an (n, width) array or a list of n vectors; they stay as the file has them, views of the mapped file
-where possible, until `fill` copies them into rows of the corpus. Shape legend: lfvd.batch.
+where possible, until `fill` copies them into rows of the corpus. Shape legend: lfvd.data.batch.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from lfvd.corpus import CorpusError
-from lfvd.importers.datasets import Dataset
-from lfvd.plain import shown
+from lfvd.data.corpus import CorpusError
+from lfvd.data.importers.datasets import Dataset
+from lfvd.data.importers.plain import shown
 
 Values = dict[str, Any]
 """Dialogue id → the file's value for it, one item an utterance."""
@@ -26,7 +26,7 @@ class Source:
     """What one file, or a few that belong together, hold; an empty dict where they hold nothing of the kind."""
 
     layout: str
-    """Which published layout, as in lfvd.importers.tuples."""
+    """Which published layout, as in lfvd.data.importers.tuples."""
     why: str
     """What it was recognised by."""
     files: tuple[Path, ...]

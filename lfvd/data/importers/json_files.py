@@ -16,11 +16,11 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from lfvd.corpus import CorpusError
-from lfvd.importers.datasets import Dataset, dataset_of
-from lfvd.importers.source import Source, Values, kind
-from lfvd.plain import shown
-from lfvd.unpickle import unpickled
+from lfvd.data.corpus import CorpusError
+from lfvd.data.importers.datasets import Dataset, dataset_of
+from lfvd.data.importers.pickles import unpickled
+from lfvd.data.importers.plain import shown
+from lfvd.data.importers.source import Source, Values, kind
 
 _SPLITS = {"train": "train", "dev": "valid", "valid": "valid", "test": "test"}
 _SPACE = re.compile(r"[ \t\n\r]*")

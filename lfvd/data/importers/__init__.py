@@ -16,17 +16,17 @@ import numpy as np
 import pandas as pd
 
 from lfvd.config import MODALITY_NAMES
-from lfvd.corpus import Corpus, CorpusError
+from lfvd.data.corpus import Corpus, CorpusError
+from lfvd.data.importers.assemble import SIMULATED, ImportOptions, TextLayers, assembled
+from lfvd.data.importers.datasets import IEMOCAP_CLASSES, MELD_CLASSES, repaired
+from lfvd.data.importers.dicts import MODALITY_FILES, feature_source, is_split_dict, split_dict_source
+from lfvd.data.importers.json_files import json_source
+from lfvd.data.importers.meld_csv import MELD_COLUMNS, MELD_SPLITS, import_meld
+from lfvd.data.importers.pickles import unpickled
+from lfvd.data.importers.source import Source, kind
+from lfvd.data.importers.table import table_source
+from lfvd.data.importers.tuples import tuple_source
 from lfvd.files import atomic_path
-from lfvd.importers.assemble import SIMULATED, ImportOptions, TextLayers, assembled
-from lfvd.importers.datasets import IEMOCAP_CLASSES, MELD_CLASSES, repaired
-from lfvd.importers.dicts import MODALITY_FILES, feature_source, is_split_dict, split_dict_source
-from lfvd.importers.json_files import json_source
-from lfvd.importers.meld_csv import MELD_COLUMNS, MELD_SPLITS, import_meld
-from lfvd.importers.source import Source, kind
-from lfvd.importers.table import table_source
-from lfvd.importers.tuples import tuple_source
-from lfvd.unpickle import unpickled
 
 __all__ = [
     "IEMOCAP_CLASSES",

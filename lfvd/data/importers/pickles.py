@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lfvd.files import InputError
-from lfvd.plain import (
+from lfvd.data.importers.plain import (
     CALL,
     MAX_DEPTH,
     MAX_OBJECTS,
@@ -43,6 +42,7 @@ from lfvd.plain import (
     raw_bytes,
     shaped,
 )
+from lfvd.files import InputError
 
 _MAX_DIGITS = 128
 _MAX_NAME = 256

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfvd.metrics import UNLABELLED
+from lfvd.data import UNLABELLED
 
 
 @dataclass(frozen=True, kw_only=True)

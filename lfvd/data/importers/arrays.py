@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lfvd.corpus import CorpusError
+from lfvd.data.corpus import CorpusError
 
 _KEYS = {"train": ("train",), "valid": ("valid", "dev", "val"), "test": ("test",)}
 _SMALL = 64 * 2**20

@@ -1,6 +1,6 @@
 """What a pickle of plain data may name, and what is made in its place: containers, numpy arrays, torch tensors.
 
-`NAMES` is the whole of it; lfvd.unpickle reads the file and calls these functions with what it finds there, so that none of
+`NAMES` is the whole of it; lfvd.data.importers.pickles reads the file and calls these functions with what it finds there, so that none of
 them may trust its arguments. An announced size is checked against the bytes that are there before anything is made.
 """
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lfvd.corpus import CorpusError
-from lfvd.importers.datasets import IEMOCAP, MELD
-from lfvd.importers.source import Source, Values, by_dialogue, dialogue_id, kind
+from lfvd.data.corpus import CorpusError
+from lfvd.data.importers.datasets import IEMOCAP, MELD
+from lfvd.data.importers.source import Source, Values, by_dialogue, dialogue_id, kind
 
 _SPLITS = {"train": "train", "dev": "valid", "valid": "valid", "val": "valid", "test": "test"}
 _ITEMS = {"labels": "labels", "speakers": "speakers", "sentence": "sentences"}

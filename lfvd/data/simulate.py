@@ -5,7 +5,7 @@
 An utterance's emotion copies the speaker's own last one, or the previous utterance's, or is free. Utterances that copy one
 another form a chain; emotions are dealt to chains until the class counts of the real data are met. Each
 modality shows the emotion as one of a few orthogonal directions under Gaussian noise, seen through a random linear map.
-Shape legend: lfvd.batch; k hidden directions.
+Shape legend: lfvd.data.batch; k hidden directions.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 
 from lfvd.config import MODALITIES, MODALITY_NAMES
-from lfvd.corpus import SPLITS, Corpus, CorpusError, CorpusInfo
-from lfvd.metrics import UNLABELLED
+from lfvd.data import UNLABELLED
+from lfvd.data.corpus import SPLITS, Corpus, CorpusError, CorpusInfo
 
 Like = Literal["meld", "iemocap"]
 
