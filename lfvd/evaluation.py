@@ -11,7 +11,7 @@ import torch
 from lfvd.data import UNLABELLED
 from lfvd.data.corpus import Corpus, CorpusError
 from lfvd.metrics import scores, wf1_by_length
-from lfvd.model import LFVD
+from lfvd.models.lfvd import LFVD
 
 BATCH = 64
 """Dialogues predicted at a time."""

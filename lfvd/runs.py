@@ -33,7 +33,7 @@ from lfvd.data.corpus import Corpus
 from lfvd.evaluation import Evaluation, evaluate
 from lfvd.files import InputError, atomic_path, read_yaml, write_text
 from lfvd.metrics import confusion_matrix
-from lfvd.model import LFVD, build_model
+from lfvd.models.lfvd import LFVD, build_model
 from lfvd.runinfo import pick_device, run_info, settle_arithmetic
 from lfvd.trainer import NonFiniteLoss, Record, TrainResult, check_fit, read_result, train
 

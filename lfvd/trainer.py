@@ -28,7 +28,7 @@ from lfvd.data import UNLABELLED
 from lfvd.data.corpus import Corpus, CorpusError
 from lfvd.evaluation import evaluate
 from lfvd.files import InputError, atomic_path
-from lfvd.model import build_model, loss_terms
+from lfvd.models.lfvd import build_model, loss_terms
 from lfvd.runinfo import pick_device, seed_everything, settle_arithmetic
 
 Record = dict[str, Any]

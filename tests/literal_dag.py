@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from lfvd.dag import DAGStack
+from lfvd.models.dag import DAGStack
 
 
 def predecessors(speaker: Tensor, window: int) -> tuple[Tensor, Tensor]:

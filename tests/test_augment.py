@@ -4,7 +4,7 @@ import pytest
 import reference
 import torch
 
-from lfvd.augment import Augmentation
+from lfvd.models.attention import Augmentation
 
 LENGTH = [3, 6, 1]
 NAMES = ("l", "a", "v")

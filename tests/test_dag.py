@@ -8,8 +8,8 @@ from launches import launches
 from literal_dag import LiteralStack
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lfvd.dag import DAGStack
-from lfvd.graph import Graph, reach
+from lfvd.models.dag import DAGStack
+from lfvd.models.graph import Graph, reach
 
 LENGTH = [4, 9, 1, 2, 7]
 LENGTHS = torch.tensor(LENGTH)

@@ -4,7 +4,7 @@ import pytest
 import reference
 import torch
 
-from lfvd.encoders import Encoder
+from lfvd.models.encoders import Encoder
 
 LENGTH = torch.tensor([3, 7, 1, 5])
 

@@ -5,8 +5,8 @@ import reference
 import torch
 from reference import assert_same, gradients
 
-from lfvd import losses
-from lfvd.variational import Gaussian
+from lfvd.models import losses
+from lfvd.models.variational import Gaussian
 
 LABELS = {
     "mixed": [0, 1, 0, 2, 1, 0, 2, 1],

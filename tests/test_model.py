@@ -16,7 +16,7 @@ import torch
 
 from lfvd.config import Config
 from lfvd.data.batch import Batch, collate
-from lfvd.model import LFVD, Output, build_model, loss_terms
+from lfvd.models.lfvd import LFVD, Output, build_model, loss_terms
 
 WIDTHS = {"l": 5, "a": 3, "v": 4}
 CLASSES = 4

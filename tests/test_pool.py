@@ -348,7 +348,7 @@ def thief(config: dict, corpus: Corpus) -> None:
     import ray.tune as ray_tune
 
     from lfvd.evaluation import evaluate
-    from lfvd.model import build_model
+    from lfvd.models.lfvd import build_model
 
     job: Job = config["job"]
     model = build_model(job.config, corpus.widths(job.config.data.modalities), len(corpus.info.classes))

@@ -23,7 +23,7 @@ from lfvd.data.corpus import Corpus, CorpusError, CorpusInfo
 from lfvd.evaluation import evaluate
 from lfvd.files import InputError
 from lfvd.metrics import weighted_f1
-from lfvd.model import build_model
+from lfvd.models.lfvd import build_model
 from lfvd.trainer import NonFiniteLoss, TrainResult, epoch_batches, read_result, train
 
 
@@ -333,7 +333,7 @@ def test_batches_of_like_length_are_random_all_the_same():
 def test_the_literal_dag_gives_the_same_curve(tiny_config, tiny_corpus, monkeypatch):
     """The fast loop changes no training: same seed, same validation curve to 1e-4, epoch after epoch."""
     fast = train(tiny_config, tiny_corpus, 0)
-    monkeypatch.setattr("lfvd.model.DAGStack", LiteralStack)
+    monkeypatch.setattr("lfvd.models.lfvd.DAGStack", LiteralStack)
     slow = train(tiny_config, tiny_corpus, 0)
     assert [r["val/loss"] for r in fast.history] == pytest.approx([r["val/loss"] for r in slow.history], abs=1e-4)
     assert [r["val/wf1"] for r in fast.history] == pytest.approx([r["val/wf1"] for r in slow.history], abs=1e-4)

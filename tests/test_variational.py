@@ -5,7 +5,7 @@ import reference
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from lfvd.variational import Fusion, Gaussian, LatentHeads, kl, kl_standard
+from lfvd.models.variational import Fusion, Gaussian, LatentHeads, kl, kl_standard
 
 NAMES = ("l", "a", "v")
 FUSIONS = ("variational", "add", "concat", "gate")

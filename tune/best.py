@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from lfvd.data.corpus import Corpus
 from lfvd.evaluation import Evaluation, evaluate
-from lfvd.model import build_model
+from lfvd.models.lfvd import build_model
 from lfvd.plots import confusion
 from lfvd.runinfo import pick_device, run_info, settle_arithmetic
 from tune.answer import answer_of

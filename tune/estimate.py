@@ -18,7 +18,7 @@ import torch
 from lfvd.config import Config
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
-from lfvd.model import build_model
+from lfvd.models.lfvd import build_model
 from lfvd.runinfo import pick_device
 from lfvd.trainer import train
 from tune import pool

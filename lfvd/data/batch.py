@@ -21,7 +21,7 @@ class Batch:
     """b dialogues, padded with zeros (features, speaker) and UNLABELLED (label)."""
 
     features: dict[str, Tensor]  # modality → [b, n, width of its features] float32
-    speaker: Tensor  # [b, n] int64, local to the dialogue; always on the CPU, where lfvd.graph reads it
+    speaker: Tensor  # [b, n] int64, local to the dialogue; always on the CPU, where lfvd.models.graph reads it
     label: Tensor  # [b, n] int64
     mask: Tensor  # [b, n] bool, true on utterances
     length: Tensor  # [b] int64, always on the CPU: packed sequences want it there

@@ -18,7 +18,7 @@ from turns import median, peak_mb, turns
 from launches import launches
 from literal_dag import LiteralStack
 
-from lfvd.dag import DAGStack
+from lfvd.models.dag import DAGStack
 
 SHAPES = {"16x60x4x300": (16, 60, 4, 300), "32x24x2x300": (32, 24, 2, 300)}
 """Dialogues × utterances × layers × width."""

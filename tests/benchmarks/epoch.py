@@ -128,7 +128,7 @@ def profile(config: Config, corpus: Corpus) -> dict[str, float]:
 @contextmanager
 def literal() -> Iterator[None]:
     """Models that are built inside have the literal DAG."""
-    with mock.patch("lfvd.model.DAGStack", LiteralStack):
+    with mock.patch("lfvd.models.lfvd.DAGStack", LiteralStack):
         yield
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lfvd.graph import Graph
+from lfvd.models.graph import Graph
 
 aten = torch.ops.aten
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lfvd.variational import Gaussian, kl, kl_standard
+from lfvd.models.variational import Gaussian, kl, kl_standard
 
 
 def self_contrastive(x: Tensor, temperature: float) -> Tensor:

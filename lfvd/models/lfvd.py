@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lfvd import losses
-from lfvd.augment import Augmentation
 from lfvd.config import MODALITIES, Config, LossConfig
-from lfvd.dag import DAGStack
 from lfvd.data import UNLABELLED
 from lfvd.data.batch import Batch
-from lfvd.encoders import Encoder
-from lfvd.variational import Fusion, Gaussian, LatentHeads
+from lfvd.models import losses
+from lfvd.models.attention import Augmentation
+from lfvd.models.dag import DAGStack
+from lfvd.models.encoders import Encoder
+from lfvd.models.variational import Fusion, Gaussian, LatentHeads
 
 
 @dataclass(frozen=True, kw_only=True)
