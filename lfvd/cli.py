@@ -190,9 +190,9 @@ def train(
     chosen = _config(config, set_ or [], {"run.device": device, "run.patience": patience})
     numbers = _seeds(seed, seeds)
     corpus = _open(data)
-    from lfvd.runs import train_seeds
-    from lfvd.screen import Watch, show
-    from lfvd.trainer import NonFiniteLoss
+    from lfvd.training.runs import train_seeds
+    from lfvd.training.terminal import Watch, show
+    from lfvd.training.trainer import NonFiniteLoss
 
     try:
         with Watch(numbers, chosen.run.epochs) as watch:
@@ -254,7 +254,7 @@ def _open(path: Path) -> Corpus:
 def _note_other_data(run: Path, corpus: Corpus) -> None:
     """Say on stderr where the corpus is not the one that a run was trained on: allowed, but seldom meant."""
     from lfvd.files import read_yaml
-    from lfvd.tables import data_id
+    from lfvd.training.predictions import data_id
 
     file = run / "config.yaml"
     trained = read_yaml(file).get("provenance") or {} if file.is_file() else {}
@@ -267,8 +267,8 @@ def _note_other_data(run: Path, corpus: Corpus) -> None:
 def evaluate(run: FolderArgument, data: DataOption, split: SplitOption = "test") -> None:
     """Score a run on a split; look at test once, at the end."""
     corpus = _open(data)
-    from lfvd.runs import evaluate_run
-    from lfvd.screen import show
+    from lfvd.training.runs import evaluate_run
+    from lfvd.training.terminal import show
 
     summary = evaluate_run(run, corpus, split)
     _note_other_data(run, corpus)
@@ -288,7 +288,7 @@ def predict(
     Probabilities are averaged over the run's seeds.
     """
     corpus = _open(data)
-    from lfvd.runs import predict_run
+    from lfvd.training.runs import predict_run
 
     rows = predict_run(run, corpus, split, out, sentences=data.with_suffix(".parquet"))
     _note_other_data(run, corpus)

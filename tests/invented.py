@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from lfvd.metrics import scores
+from lfvd.training.metrics import scores
 from tune.confirm import ConfirmJobs, ranking
 from tune.journal import BASELINE, OBJECTIVE, DataSource, Study
 from tune.lock import ask

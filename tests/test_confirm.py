@@ -22,7 +22,7 @@ from scipy import stats
 from lfvd.config import Config
 from lfvd.data.corpus import SPLITS, Corpus
 from lfvd.files import read_yaml
-from lfvd.trainer import train
+from lfvd.training.trainer import train
 from tune import driver, pool
 from tune.answer import answer_of
 from tune.best import open_test, write_best

@@ -25,7 +25,7 @@ from rich.console import Console
 from lfvd.data.corpus import Corpus
 from lfvd.data.simulate import simulate
 from lfvd.files import InputError, write_yaml
-from lfvd.trainer import read_result, train
+from lfvd.training.trainer import read_result, train
 from tune import doctor, driver, estimate, nodes, pool
 from tune.estimate import Measured, cost, epochs_per_trial, file_sizes, settled
 from tune.finding import Finding, digits, show, size

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from workers import Listed, traces, untimed
 
-from lfvd.trainer import train
+from lfvd.training.trainer import train
 from tune import pool
 from tune.desk import RETRIES, Desk
 from tune.space import ResourcesPlan
@@ -158,9 +158,9 @@ def crowded_job(config, corpus) -> None:
 
     import torch
 
-    import lfvd.trainer
+    import lfvd.training.trainer
 
-    job, real = config["job"], lfvd.trainer.train
+    job, real = config["job"], lfvd.training.trainer.train
     with Path(job.checkpoint).with_suffix(".trace").open("a") as file:
         file.write(json.dumps({"gpu": job.gpu, "devices": os.environ["CUDA_VISIBLE_DEVICES"]}) + "\n")
 
@@ -169,7 +169,7 @@ def crowded_job(config, corpus) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return real(*arguments, **options)
 
-    with mock.patch.object(lfvd.trainer, "train", crowded):
+    with mock.patch.object(lfvd.training.trainer, "train", crowded):
         run_job(config, corpus)
 
 

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from lfvd.metrics import confusion_matrix, weighted_f1
+from lfvd.training.metrics import confusion_matrix, weighted_f1
 from tune.importance import Importance
 from tune.journal import OBJECTIVE, Study
 from tune.pages import figures, outcome

@@ -5,7 +5,7 @@ import pytest
 import reference
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
-from lfvd import metrics
+from lfvd.training import metrics
 
 NAMES = ("neutral", "joy", "anger", "fear", "disgust")
 # Which classes occur, and which are predicted.

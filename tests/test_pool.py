@@ -20,7 +20,7 @@ from workers import Listed, traces, untimed
 
 from lfvd.data.corpus import Corpus, CorpusError
 from lfvd.files import InputError
-from lfvd.trainer import NonFiniteLoss, TrainResult, train
+from lfvd.training.trainer import NonFiniteLoss, TrainResult, train
 from tune import pool
 from tune.desk import RETRIES
 from tune.journal import Study
@@ -312,7 +312,9 @@ def test_a_job_without_gpus_hides_them(make_job, monkeypatch, gpu, visible):
     """Ray leaves the variable alone for a trial without GPUs."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     seen = []
-    monkeypatch.setattr("lfvd.trainer.train", lambda *a, **k: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]) or ENDED)
+    monkeypatch.setattr(
+        "lfvd.training.trainer.train", lambda *a, **k: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]) or ENDED
+    )
     monkeypatch.setattr("ray.tune.report", lambda news: None)
     run_job({"job": make_job("x", gpu=gpu)}, None)
     assert seen == [visible]
@@ -330,7 +332,7 @@ def test_what_a_run_does_wrong_is_told(make_job, monkeypatch, error):
         report({"epoch": 1, "val/wf1": math.pi})
         raise error
 
-    monkeypatch.setattr("lfvd.trainer.train", broken)
+    monkeypatch.setattr("lfvd.training.trainer.train", broken)
     told_first = [{"record": json.dumps({"epoch": 1, "val/wf1": math.pi})}]
     if isinstance(error, RuntimeError):
         with pytest.raises(RuntimeError, match="device lost"):
@@ -347,8 +349,8 @@ def thief(config: dict, corpus: Corpus) -> None:
 
     import ray.tune as ray_tune
 
-    from lfvd.evaluation import evaluate
     from lfvd.models.lfvd import build_model
+    from lfvd.training.evaluation import evaluate
 
     job: Job = config["job"]
     model = build_model(job.config, corpus.widths(job.config.data.modalities), len(corpus.info.classes))

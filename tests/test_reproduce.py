@@ -23,7 +23,7 @@ from lfvd.config import Config
 from lfvd.data.corpus import Corpus
 from lfvd.data.simulate import simulate
 from lfvd.files import InputError, read_yaml, write_yaml
-from lfvd.trainer import NonFiniteLoss, train
+from lfvd.training.trainer import NonFiniteLoss, train
 from tune import reproduce
 from tune.confirm import ConfirmJobs
 from tune.experiments import ROWS, Row, published

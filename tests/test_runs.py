@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from safetensors import safe_open
 
-from lfvd import plots, runs
 from lfvd.config import Config
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError, read_yaml
-from lfvd.runs import evaluate_run, load_run, predict_run, read_epochs, train_seeds
-from lfvd.trainer import train
+from lfvd.training import plots, runs
+from lfvd.training.runs import evaluate_run, load_run, predict_run, read_epochs, train_seeds
+from lfvd.training.trainer import train
 
 
 def contents(folder: Path) -> dict[str, bytes]:

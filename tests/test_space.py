@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lfvd.config import Config, config_specs
-from lfvd.trainer import TrainResult
+from lfvd.training.trainer import TrainResult
 from tune.journal import DataSource, Study
 from tune.search import SearchJobs
 from tune.space import SHIPPED, ConfirmPlan, Parameter, PlanError, SearchPlan
@@ -52,7 +52,7 @@ def test_each_searched_key_reaches_the_trainer(shipped, tmp_path, monkeypatch):
     received = []
     ended = TrainResult(seed=0, best_epoch=1, state={}, history=[{"epoch": 1, "seconds": 0.0}])
     monkeypatch.setattr(
-        "lfvd.trainer.train", lambda config, corpus, seed, **_: received.append((config.flat(), seed)) or ended
+        "lfvd.training.trainer.train", lambda config, corpus, seed, **_: received.append((config.flat(), seed)) or ended
     )
     monkeypatch.setattr("ray.tune.report", lambda news: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")

@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from lfvd.data import UNLABELLED
-from lfvd.metrics import confusion_matrix, weighted_f1
+from lfvd.training.metrics import confusion_matrix, weighted_f1
 from tune.statistics import (
     dialogue_bootstrap,
     expected_best,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lfvd.files import InputError
-from lfvd.trainer import train
+from lfvd.training.trainer import train
 from tune import storage
 from tune.trial import run_job
 
@@ -58,11 +58,11 @@ def continues(place: str, make_job, corpus, told: list[dict]) -> None:
     assert storage.found(place)
     told.clear()
     steps = []
-    import lfvd.trainer
+    import lfvd.training.trainer
 
-    real = lfvd.trainer._Run.epoch
+    real = lfvd.training.trainer._Run.epoch
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lfvd.trainer._Run, "epoch", lambda self: steps.append(1) or real(self))
+        patch.setattr(lfvd.training.trainer._Run, "epoch", lambda self: steps.append(1) or real(self))
         run_job({"job": whole}, corpus)
     assert len(steps) == 3, "three epochs came with the checkpoint"
     records = [json.loads(each["record"]) for each in told if "record" in each]

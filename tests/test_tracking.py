@@ -50,7 +50,7 @@ def start(folder: Path, corpus: Corpus, **info: str) -> Study:
 
 
 def record(epoch: int, score: float, best: float, classes: tuple[str, ...] = CLASSES) -> dict:
-    """An epoch's record as lfvd.trainer makes it."""
+    """An epoch's record as lfvd.training.trainer makes it."""
     val = {"val/loss": 1 - score, "val/wf1": score, "val/acc": score + 0.01}
     f1 = {f"val/f1/{name}": score - 0.1 * i for i, name in enumerate(classes)}
     return {"epoch": epoch, "seconds": 1.5, "train/loss": 2 / epoch, **val, **f1, OBJECTIVE: best}

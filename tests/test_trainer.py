@@ -20,11 +20,11 @@ from literal_dag import LiteralStack
 from lfvd.config import Config
 from lfvd.data import UNLABELLED
 from lfvd.data.corpus import Corpus, CorpusError, CorpusInfo
-from lfvd.evaluation import evaluate
 from lfvd.files import InputError
-from lfvd.metrics import weighted_f1
 from lfvd.models.lfvd import build_model
-from lfvd.trainer import NonFiniteLoss, TrainResult, epoch_batches, read_result, train
+from lfvd.training.evaluation import evaluate
+from lfvd.training.metrics import weighted_f1
+from lfvd.training.trainer import NonFiniteLoss, TrainResult, epoch_batches, read_result, train
 
 
 def digest(result: TrainResult) -> str:
@@ -68,7 +68,7 @@ sys.path.insert(0, sys.argv[1])
 from conftest import TINY
 from lfvd.config import Config
 from lfvd.data.corpus import Corpus
-from lfvd.trainer import train
+from lfvd.training.trainer import train
 config = Config().with_values({**TINY, "run.epochs": 500})
 train(config, Corpus.open(sys.argv[2]), 0, checkpoint=sys.argv[3])
 """

@@ -15,10 +15,10 @@ from typing import Any
 from safetensors.torch import load_file
 
 from lfvd.data.corpus import Corpus
-from lfvd.evaluation import Evaluation, evaluate
 from lfvd.models.lfvd import build_model
-from lfvd.plots import confusion
-from lfvd.runinfo import pick_device, run_info, settle_arithmetic
+from lfvd.training.environment import pick_device, run_info, settle_arithmetic
+from lfvd.training.evaluation import Evaluation, evaluate
+from lfvd.training.plots import confusion
 from tune.answer import answer_of
 from tune.confirm import Confirmed, mean_std, settled
 from tune.journal import BASELINE, Study

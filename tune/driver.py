@@ -21,8 +21,8 @@ from rich.console import Console
 
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
-from lfvd.runinfo import run_info
-from lfvd.trainer import check_fit
+from lfvd.training.environment import run_info
+from lfvd.training.trainer import check_fit
 from tune import doctor, estimate, pool, storage
 from tune.best import write_best
 from tune.confirm import ConfirmJobs, finalists, settled

@@ -19,8 +19,8 @@ from lfvd.config import Config
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from lfvd.models.lfvd import build_model
-from lfvd.runinfo import pick_device
-from lfvd.trainer import train
+from lfvd.training.environment import pick_device
+from lfvd.training.trainer import train
 from tune import pool
 from tune.finding import size
 from tune.scheduler import Rungs

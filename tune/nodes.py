@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lfvd.runinfo import run_info
+from lfvd.training.environment import run_info
 from tune import pool
 from tune.finding import Finding, few, size
 from tune.space import SearchPlan

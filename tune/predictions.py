@@ -11,11 +11,11 @@ import numpy as np
 
 from lfvd.data import UNLABELLED
 from lfvd.files import InputError, atomic_path
-from lfvd.metrics import confusion_matrix, wf1_by_length
+from lfvd.training.metrics import confusion_matrix, wf1_by_length
 
 if TYPE_CHECKING:
     from lfvd.data.corpus import Corpus
-    from lfvd.evaluation import Evaluation
+    from lfvd.training.evaluation import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Predictions:
         return np.asarray(self.label != UNLABELLED)
 
     def by_length(self) -> list[dict[str, float]]:
-        """W-F1 in 0..1 by dialogue length (lfvd.metrics), of each seed."""
+        """W-F1 in 0..1 by dialogue length (lfvd.training.metrics), of each seed."""
         known, bins = self.known, [int(end) for end in self.length_bins]
         label, length, classes = self.label[known], self.length[known], len(self.classes)
         return [wf1_by_length(label, run[known], length, bins=bins, classes=classes) for run in self.prediction]

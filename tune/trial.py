@@ -17,7 +17,7 @@ from tune import storage
 
 if TYPE_CHECKING:
     from lfvd.data.corpus import Corpus
-    from lfvd.trainer import TrainResult
+    from lfvd.training.trainer import TrainResult
 
 WAIT_SECONDS = 10
 """How often a run on a full disk looks whether there is room again."""
@@ -62,7 +62,7 @@ def run_job(config: dict[str, Any], corpus: Corpus) -> None:
     import ray.tune as ray_tune
     import torch
 
-    from lfvd.trainer import NonFiniteLoss
+    from lfvd.training.trainer import NonFiniteLoss
 
     # Ray drops a trial without a word when the last one's thread has not ended by then; the default is 2 s.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
@@ -89,7 +89,7 @@ Tell = Callable[[dict[str, Any]], None]
 
 def _train(job: Job, corpus: Corpus, file: Path, bring: Callable[[], None], tell: Tell) -> Result:
     """Train from the checkpoint on, also after a checkpoint that is none and a disk that was full → the result."""
-    from lfvd.trainer import CheckpointError, train
+    from lfvd.training.trainer import CheckpointError, train
 
     def report(record: dict[str, Any]) -> None:
         bring()

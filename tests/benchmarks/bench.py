@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lfvd.files import atomic_path
-from lfvd.runinfo import run_info
+from lfvd.training.environment import run_info
 
 FILE = Path(__file__).parents[2] / "results" / "benchmarks.json"
 PARTS = {

@@ -53,7 +53,7 @@ def train_one(task: tuple[str, dict[str, Any], dict[str, Any], int]) -> dict[str
     """In a process of its own → the run to record."""
     from lfvd.config import Config
     from lfvd.data.corpus import Corpus
-    from lfvd.trainer import train
+    from lfvd.training.trainer import train
 
     path, run, flat, seed = task
     corpus = Corpus.open(path).restricted("train", "valid")

@@ -24,10 +24,10 @@ from turns import RUNS, median
 # isort: split
 from literal_dag import LiteralStack
 
-from lfvd import trainer
 from lfvd.config import Config
 from lfvd.data.corpus import Corpus
 from lfvd.data.simulate import simulate
+from lfvd.training import trainer
 
 CASES = {"meld language": ("meld", "l"), "meld": ("meld", "l,a,v"), "iemocap": ("iemocap", "l,a,v")}
 """What → preset and kind of corpus, modalities."""

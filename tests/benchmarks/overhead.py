@@ -21,7 +21,7 @@ JOBS, SLOTS = 50, 2
 
 def one_second(config: dict[str, Any], corpus: Corpus) -> None:
     """Stands in for tune.trial.run_job: imports what it imports, sleeps, reports one epoch and the end."""
-    import lfvd.trainer  # noqa: F401 (a worker pays for torch once)
+    import lfvd.training.trainer  # noqa: F401 (a worker pays for torch once)
 
     time.sleep(1)
     ray_tune.report({"record": "{}"})

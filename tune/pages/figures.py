@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 from optuna.trial import FrozenTrial, TrialState
 from plotly.colors import sample_colorscale
 
-from lfvd.plots import COLOURS
+from lfvd.training.plots import COLOURS
 from tune.importance import Importance, whole
 from tune.journal import BASELINE, OBJECTIVE, Study
 from tune.pages.hours import Hours

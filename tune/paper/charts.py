@@ -1,6 +1,6 @@
 """The paper's Figures 2 to 4 from a grid's runs, as PNG: fusions, the confusion matrix, W-F1 by dialogue length.
 
-Matplotlib by its objects, as lfvd.plots. Figure 2 is drawn from scores; 3 and 4 from what the unchanged row predicts on test.
+Matplotlib by its objects, as lfvd.training.plots. Figure 2 is drawn from scores; 3 and 4 from what the unchanged row predicts on test.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lfvd.files import atomic_path
-from lfvd.plots import COLOURS, confusion
+from lfvd.training.plots import COLOURS, confusion
 from tune.experiments import Row, letters, title
 from tune.paper.rows import SPLITS, Outcomes
 from tune.paper.tables import write_csv

@@ -134,7 +134,7 @@ def extended(plan: SearchPlan, parts: Sequence[str], corpus: Corpus) -> SearchPl
 
     Raises CorpusError where the corpus lacks a split, InputError where the paper has no tables of it.
     """
-    from lfvd.trainer import check_fit
+    from lfvd.training.trainer import check_fit
 
     present = tuple(m for m in MODALITIES if m in corpus.features)
     config = plan.config.with_values({"data.modalities": present})
@@ -161,7 +161,7 @@ def start_grid(
     if (folder / "plan.yaml").is_file():
         held = Grid.open(folder).plan.source
         plan = replace(plan, source={**plan.source, "parts": held["parts"], "rows": held["rows"]})
-    from lfvd.runinfo import run_info
+    from lfvd.training.environment import run_info
 
     info = run_info(plan.config.run.device) | ({"storage": storage.parse(checkpoints)} if checkpoints else {})
     info["started"] = datetime.now().astimezone().isoformat(timespec="seconds")

@@ -47,7 +47,7 @@ def curves(
 ) -> None:
     """Draw cross-entropy of train and validation, and validation W-F1, by epoch: one colour a seed, its best epoch marked.
 
-    histories: seed → epoch records of lfvd.trainer; best: seed → epoch.
+    histories: seed → epoch records of lfvd.training.trainer; best: seed → epoch.
     """
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     losses, score = figure.subplots(1, 2)

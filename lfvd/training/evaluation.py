@@ -10,8 +10,8 @@ import torch
 
 from lfvd.data import UNLABELLED
 from lfvd.data.corpus import Corpus, CorpusError
-from lfvd.metrics import scores, wf1_by_length
 from lfvd.models.lfvd import LFVD
+from lfvd.training.metrics import scores, wf1_by_length
 
 BATCH = 64
 """Dialogues predicted at a time."""

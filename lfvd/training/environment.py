@@ -61,7 +61,7 @@ def _version(name: str) -> str:
 
 def _commit() -> str:
     """The checkout's commit, or `none` for an installed package or without git."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     try:
         if not (root / ".git").exists():
             return "none"

@@ -11,13 +11,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from lfvd import tables
-from lfvd.runs import Summary
-from lfvd.trainer import Record
+from lfvd.training import predictions
+from lfvd.training.runs import Summary
+from lfvd.training.trainer import Record
 
 
 class Watch:
-    """A context that shows the training of some seeds; call it as `lfvd.runs.Progress`."""
+    """A context that shows the training of some seeds; call it as `lfvd.training.runs.Progress`."""
 
     def __init__(self, seeds: Sequence[int], epochs: int) -> None:
         self.epochs = epochs
@@ -91,7 +91,7 @@ def show(summary: Summary, console: Console | None = None) -> None:
     """Print the scores of each seed, then F1 by class and W-F1 by dialogue length over the seeds, in percent."""
     console = console or Console(highlight=False)
     console.print()
-    console.print(tables.title(summary), markup=False, style="bold")
+    console.print(predictions.title(summary), markup=False, style="bold")
     console.print(_by_seed(summary))
     console.print(_by_class(summary))
 

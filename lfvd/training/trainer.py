@@ -1,7 +1,7 @@
 """One training loop for `lfvd train`, a trial, a confirmation and the final run.
 
 `train(config, corpus, seed)` → TrainResult with the weights of the best validation epoch; `report` is called with each
-epoch's metrics and is the only door to a tuner. lfvd.evaluation predicts and scores.
+epoch's metrics and is the only door to a tuner. lfvd.training.evaluation predicts and scores.
 On a CPU the same config, corpus and seed give the same bits, also when interrupted and continued from `checkpoint`.
 
 Every metric of an epoch record:
@@ -26,10 +26,10 @@ from torch import Tensor
 from lfvd.config import MODALITIES, Config, OptimConfig
 from lfvd.data import UNLABELLED
 from lfvd.data.corpus import Corpus, CorpusError
-from lfvd.evaluation import evaluate
 from lfvd.files import InputError, atomic_path
 from lfvd.models.lfvd import build_model, loss_terms
-from lfvd.runinfo import pick_device, seed_everything, settle_arithmetic
+from lfvd.training.environment import pick_device, seed_everything, settle_arithmetic
+from lfvd.training.evaluation import evaluate
 
 Record = dict[str, Any]
 Report = Callable[[Record], None]

@@ -5,7 +5,7 @@
     confusion_valid.png    over all seeds
     curves.png             losses and validation W-F1 by epoch
     seed<k>/checkpoint.pt      written each epoch: the same command continues from it; may go once the seed is finished
-    seed<k>/epochs.jsonl       one record an epoch; lfvd.trainer explains the names
+    seed<k>/epochs.jsonl       one record an epoch; lfvd.training.trainer explains the names
     seed<k>/predictions.csv    validation split, best epoch
     seed<k>/model.safetensors  weights of the best epoch; written last, so its presence says that the seed is finished
     <split>.json, confusion_<split>.png    written by `lfvd evaluate`
@@ -26,16 +26,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lfvd import tables
 from lfvd.config import MODALITY_NAMES, Config
 from lfvd.data import UNLABELLED
 from lfvd.data.corpus import Corpus
-from lfvd.evaluation import Evaluation, evaluate
 from lfvd.files import InputError, atomic_path, read_yaml, write_text
-from lfvd.metrics import confusion_matrix
 from lfvd.models.lfvd import LFVD, build_model
-from lfvd.runinfo import pick_device, run_info, settle_arithmetic
-from lfvd.trainer import NonFiniteLoss, Record, TrainResult, check_fit, read_result, train
+from lfvd.training import predictions
+from lfvd.training.environment import pick_device, run_info, settle_arithmetic
+from lfvd.training.evaluation import Evaluation, evaluate
+from lfvd.training.metrics import confusion_matrix
+from lfvd.training.trainer import NonFiniteLoss, Record, TrainResult, check_fit, read_result, train
 
 Progress = Callable[[int, list[Record]], None]
 """Called with a seed and all its epochs' records so far: when the seed begins, and after each epoch."""
@@ -74,8 +74,8 @@ class Run:
         widths = corpus.widths(list(self.widths))
         if widths != self.widths:
             raise InputError(
-                f"{self.folder}: was trained on features {tables.widths(self.widths)}, but the corpus "
-                f"{corpus.info.name} has {tables.widths(widths)}: name data imported from the same features"
+                f"{self.folder}: was trained on features {predictions.widths(self.widths)}, but the corpus "
+                f"{corpus.info.name} has {predictions.widths(widths)}: name data imported from the same features"
             )
 
 
@@ -112,7 +112,9 @@ def _claim(out: Path, config: Config, corpus: Corpus) -> None:
         raise InputError(f"{file}: has no `provenance`: name another folder, or delete this one")
     words = [f"`{k}` is {there[k]} there, {v} here" for k, v in config.flat().items() if there[k] != v]
     if data.get("fingerprint") != corpus.fingerprint:
-        words.append(f"the data are {tables.data_id(data)} there, {tables.data_id(_data(config, corpus))} here")
+        words.append(
+            f"the data are {predictions.data_id(data)} there, {predictions.data_id(_data(config, corpus))} here"
+        )
     if words:
         raise InputError(f"{out}: holds another run ({'; '.join(words)}): name another folder, or delete this one")
 
@@ -154,7 +156,7 @@ def _finish_seed(config: Config, corpus: Corpus, result: TrainResult, folder: Pa
     model = build_model(config, widths, len(corpus.info.classes))
     model.load_state_dict(result.state)
     found = evaluate(model.to(device), corpus, "valid", device=device)
-    tables.write_predictions(folder / "predictions.csv", corpus, found, modalities=model.modalities)
+    predictions.write_predictions(folder / "predictions.csv", corpus, found, modalities=model.modalities)
     header = {
         "config": config.to_dict(),
         "classes": corpus.info.classes,
@@ -195,7 +197,7 @@ def _write_epochs(path: Path, history: Sequence[Record]) -> None:
 
 def _conclude(out: Path) -> Summary:
     """Figures and result.json over all finished seeds of the folder; left alone where they are up to date."""
-    from lfvd import plots
+    from lfvd.training import plots
 
     run = load_run(out)
     summary = _summary(run, run.data, "valid", run.seeds)
@@ -207,17 +209,17 @@ def _conclude(out: Path) -> Summary:
     histories = {seed: read_epochs(out / f"seed{seed}" / "epochs.jsonl") for seed in run.seeds}
     with atomic_path(figures[1]) as temporary:
         best = {seed: each["best_epoch"] for seed, each in run.seeds.items()}
-        plots.curves(temporary, histories, best=best, title=tables.title(summary))
+        plots.curves(temporary, histories, best=best, title=predictions.title(summary))
     _write_json(file, summary)
     return summary
 
 
 def _confusion_figure(path: Path, summary: Summary, classes: Sequence[str]) -> None:
-    from lfvd import plots
+    from lfvd.training import plots
 
     counts = np.sum([each["confusion"] for each in summary["seeds"].values()], axis=0)
     with atomic_path(path) as temporary:
-        plots.confusion(temporary, counts, classes=classes, title=tables.title(summary))
+        plots.confusion(temporary, counts, classes=classes, title=predictions.title(summary))
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -317,6 +319,6 @@ def predict_run(
     run.check(corpus)
     found = list(_predictions(run, corpus, split).values())
     probability = np.mean([each.probability for each in found], axis=0)  # [N', c]
-    texts = tables.read_sentences(sentences) if sentences is not None and Path(sentences).is_file() else None
-    tables.write_predictions(out_csv, corpus, found[0], probability=probability, sentences=texts)
+    texts = predictions.read_sentences(sentences) if sentences is not None and Path(sentences).is_file() else None
+    predictions.write_predictions(out_csv, corpus, found[0], probability=probability, sentences=texts)
     return len(probability)

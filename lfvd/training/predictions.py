@@ -12,8 +12,8 @@ import numpy as np
 from lfvd.config import MODALITY_NAMES
 from lfvd.data import UNLABELLED
 from lfvd.data.corpus import Corpus
-from lfvd.evaluation import Evaluation
 from lfvd.files import InputError, atomic_path
+from lfvd.training.evaluation import Evaluation
 
 SPLIT_NAMES = {"train": "train", "valid": "validation", "test": "test"}
 
