@@ -107,7 +107,7 @@ PLAN = {
 
 def make_plan(**changes):
     """`PLAN` with sections replaced."""
-    from tune.space import SearchPlan
+    from tune.plan import SearchPlan
 
     return SearchPlan.from_dict({**PLAN, **changes}, source="plan", folder=Path())
 
@@ -175,7 +175,7 @@ def address() -> Iterator[str]:
 def connected(address: str, request: pytest.FixtureRequest) -> Iterator[None]:
     """This process as a driver of that cluster; its environment as it was, afterwards."""
     from tune import pool
-    from tune.space import ResourcesPlan
+    from tune.plan import ResourcesPlan
 
     before = dict(os.environ)
     this = request.module

@@ -11,9 +11,9 @@ from lfvd.training.metrics import scores
 from tune.confirm import ConfirmJobs, ranking
 from tune.journal import BASELINE, OBJECTIVE, DataSource, Study
 from tune.lock import ask
+from tune.plan import SearchPlan
 from tune.predictions import Predictions
 from tune.search import SearchJobs, prune_request
-from tune.space import SearchPlan
 from tune.trial import Result
 
 CLASSES = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")

@@ -66,7 +66,7 @@ def reader(door: str) -> Callable[[str], object]:
 
         return Config.from_yaml
     if door == "plan":
-        from tune.space import SearchPlan
+        from tune.plan import SearchPlan
 
         return SearchPlan.from_yaml
     import numpy  # noqa: F401 (for the plain unpickler, which is to find all that the attacks name)

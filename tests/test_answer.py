@@ -279,7 +279,7 @@ def test_edges(make_study, value, text):
     ],
 )
 def test_ends_of_a_list(choices, value, text):
-    from tune.space import Parameter
+    from tune.plan import Parameter
     from tune.statement import _edge
 
     parameter = Parameter(key="model.heads", choices=tuple(choices))

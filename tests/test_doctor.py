@@ -30,7 +30,7 @@ from tune import doctor, driver, estimate, nodes, pool
 from tune.estimate import Measured, cost, epochs_per_trial, file_sizes, settled
 from tune.finding import Finding, digits, show, size
 from tune.nodes import Node
-from tune.space import PlanError, SchedulerPlan
+from tune.plan import PlanError, SchedulerPlan
 
 pytestmark = [
     # Ray 2.60 leaves its sockets and the ends of its pipes to the collector when a driver leaves a cluster.

@@ -15,7 +15,7 @@ from workers import Listed, traces, untimed
 from lfvd.training.trainer import train
 from tune import pool
 from tune.desk import RETRIES, Desk
-from tune.space import ResourcesPlan
+from tune.plan import ResourcesPlan
 from tune.trial import Result, run_job
 
 # Ray 2.60 leaves its sockets and the ends of its pipes to the collector when a driver leaves a cluster.

@@ -4,7 +4,7 @@ import pytest
 from workers import Listed
 
 from tune import pool
-from tune.space import ResourcesPlan
+from tune.plan import ResourcesPlan
 
 # Ray 2.60 leaves its sockets and the ends of its pipes to the collector when a driver leaves a cluster.
 pytestmark = [

@@ -11,14 +11,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 CHECK = """
-import lfvd.config, tune.experiments, tune.slurm, tune.space
+import lfvd.config, tune.experiments, tune.slurm, tune.plan
 assert tune.slurm.TEMPLATE.is_file()
 assert set(tune.experiments.published()) == {"iemocap", "meld"}
 print(lfvd.__file__)
 for name in ("meld", "iemocap"):
     lfvd.config.Config.from_yaml(name)
 for name in ("demo", "meld", "meld_text", "iemocap"):
-    tune.space.SearchPlan.from_yaml(name)
+    tune.plan.SearchPlan.from_yaml(name)
 """
 
 

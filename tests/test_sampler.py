@@ -10,8 +10,8 @@ from conftest import PLAN, make_plan
 from optuna.trial import TrialState
 
 from tune.journal import Study
+from tune.plan import MAX_SEED, SamplerPlan
 from tune.sampler import sampler_for, training_seed
-from tune.space import MAX_SEED, SamplerPlan
 
 
 def grow(study: Study, upto: int) -> None:

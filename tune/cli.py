@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tune.journal import Study
-    from tune.space import SearchPlan
+    from tune.plan import SearchPlan
 
 app = typer.Typer(
     help="Search LFVD's hyperparameters on many GPUs, and confirm the best over seeds.",
@@ -94,7 +94,7 @@ def search(
     verbose: VerboseOption = False,
 ) -> None:
     """Search, confirm, and write DIR/NAME/best.yaml; goes on where an interrupted search of that name ended."""
-    from tune.space import SearchPlan
+    from tune.plan import SearchPlan
 
     read = SearchPlan.from_yaml(plan)
     sitting = _Sitting(_folder(results, name or Path(plan).stem), address, storage, tracking_uri, verbose)
@@ -289,7 +289,7 @@ def doctor(
     from tune import driver, tracking
     from tune.doctor import examine
     from tune.finding import show
-    from tune.space import SearchPlan
+    from tune.plan import SearchPlan
 
     read, console, fatal = SearchPlan.from_yaml(plan), _console(), 0
     for finding in examine(

@@ -16,9 +16,9 @@ from tune.pages.hours import amount
 from tune.pages.material import Material, gather
 from tune.pages.page import Chart, Group, Note, Page, Part, Row, Section, Table, write_page
 from tune.pages.searched import range_of
+from tune.plan import Parameter
 from tune.report import notices
 from tune.search import ranked
-from tune.space import Parameter
 from tune.statement import p_value, points
 from tune.statistics import paired
 

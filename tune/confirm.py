@@ -14,9 +14,9 @@ import numpy as np
 
 from lfvd.files import write_bytes
 from tune.journal import BASELINE, Study
+from tune.plan import ConfirmPlan
 from tune.race import Drop, Race, run_race
 from tune.search import ranked
-from tune.space import ConfirmPlan
 from tune.storage import delete
 from tune.trial import Job, Result
 

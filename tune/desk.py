@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from tune.space import ResourcesPlan
+from tune.plan import ResourcesPlan
 from tune.trial import Job, Result
 
 RETRIES = 2

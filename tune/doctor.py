@@ -22,7 +22,7 @@ from tune.estimate import Measured, cost, file_sizes, settled, timed
 from tune.finding import Finding, digits, few, size
 from tune.journal import Study
 from tune.live import clock
-from tune.space import ResourcesPlan, SearchPlan
+from tune.plan import ResourcesPlan, SearchPlan
 
 ANSWER_SECONDS = 3
 """How long a Ray cluster's address may take to accept a connection."""

@@ -30,9 +30,9 @@ from tune.finding import Finding
 from tune.journal import BASELINE, DataSource, Study, writing
 from tune.live import ConfirmView, Display, SearchView
 from tune.lock import Requests
+from tune.plan import SearchPlan
 from tune.report import write_report
 from tune.search import FAILED, SearchJobs
-from tune.space import SearchPlan
 from tune.tracking import Tracker
 
 

@@ -23,8 +23,8 @@ from lfvd.training.environment import pick_device
 from lfvd.training.trainer import train
 from tune import pool
 from tune.finding import size
+from tune.plan import SchedulerPlan, SearchPlan
 from tune.scheduler import Rungs
-from tune.space import SchedulerPlan, SearchPlan
 
 MOST_ON_A_DEVICE = 8
 """Trials that share a device at most under `gpu: auto`: their kernels take turns there, so that more of them add little

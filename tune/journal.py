@@ -27,7 +27,7 @@ from lfvd.config import Config
 from lfvd.files import DISK_FULL, InputError, read_yaml, write_yaml
 from tune import lines, storage
 from tune.lock import driving
-from tune.space import SearchPlan
+from tune.plan import SearchPlan
 
 if TYPE_CHECKING:  # torch, whose import would make `status` slow
     from lfvd.data.corpus import Corpus

@@ -13,7 +13,7 @@ import torch
 from lfvd.training.environment import run_info
 from tune import pool
 from tune.finding import Finding, few, size
-from tune.space import SearchPlan
+from tune.plan import SearchPlan
 
 
 @dataclass(frozen=True, kw_only=True)

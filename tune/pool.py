@@ -37,7 +37,7 @@ from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from tune import storage
 from tune.desk import Desk, Source
-from tune.space import ResourcesPlan
+from tune.plan import ResourcesPlan
 from tune.trial import run_job
 
 PROBE_SECONDS = 60

@@ -10,7 +10,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
-from tune.space import MAX_SEED, SamplerPlan, SearchPlan
+from tune.plan import MAX_SEED, SamplerPlan, SearchPlan
 
 
 class _TPE(optuna.samplers.TPESampler):

@@ -6,7 +6,7 @@ from bisect import bisect_left, insort
 
 import numpy as np
 
-from tune.space import SchedulerPlan, SearchPlan
+from tune.plan import SchedulerPlan, SearchPlan
 
 
 class Rungs:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
-from tune.space import SearchPlan
+from tune.plan import SearchPlan
 
 TEMPLATE = Path(__file__).parent / "launch" / "slurm.sh"
 

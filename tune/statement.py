@@ -12,8 +12,8 @@ from scipy.special import stdtrit
 from lfvd.config import PRESETS, Config, config_specs
 from tune.answer import ALPHA, Answer, Noise
 from tune.journal import BASELINE, Study
+from tune.plan import Parameter, SearchPlan
 from tune.search import AUDITED, ranked
-from tune.space import Parameter, SearchPlan
 from tune.statistics import Difference, Resampled
 
 EDGE = 0.05

@@ -42,7 +42,7 @@ def plan(**sampler: Any) -> Any:
     """The shipped plan with another sampler."""
     from dataclasses import replace
 
-    from tune.space import SearchPlan
+    from tune.plan import SearchPlan
 
     shipped = SearchPlan.from_yaml(PLAN)
     assert shipped.scheduler.max_epochs == EPOCHS

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from curves import CONFIGS, EPOCHS, REPETITIONS, SHARE, group, incumbent, plan
 
+from tune.plan import SchedulerPlan
 from tune.sampler import sampler_for
 from tune.scheduler import Rungs
-from tune.space import SchedulerPlan
 
 BUDGET = CONFIGS * EPOCHS
 ORDERS = 300

@@ -13,7 +13,7 @@ from turns import RUNS, median, seconds
 from lfvd.config import Config
 from lfvd.data.corpus import Corpus, CorpusInfo
 from tune import pool
-from tune.space import ResourcesPlan
+from tune.plan import ResourcesPlan
 from tune.trial import Job, Result
 
 JOBS, SLOTS = 50, 2

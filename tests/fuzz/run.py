@@ -78,7 +78,7 @@ def by_atheris(target: str, inputs: int, seed: int) -> None:
     """Any bytes, led by what they reach in the readers."""
     import atheris
 
-    with atheris.instrument_imports(include=["lfvd", "tune.space", "yaml"]):
+    with atheris.instrument_imports(include=["lfvd", "tune.plan", "yaml"]):
         fuzz = _prepared(target)
     seeds = Path(tempfile.mkdtemp(prefix="seeds-"))
     for i, data in enumerate(fuzz.target.seeds()):

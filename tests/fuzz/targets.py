@@ -22,7 +22,7 @@ from lfvd import cli
 from lfvd.config import Config
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
-from tune.space import SearchPlan
+from tune.plan import SearchPlan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,9 @@ from lfvd.training.plots import COLOURS
 from tune.importance import Importance, whole
 from tune.journal import BASELINE, OBJECTIVE, Study
 from tune.pages.hours import Hours
+from tune.plan import Parameter
 from tune.scheduler import Rungs
 from tune.search import AUDITED, BY_HAND, STOPPED, ranked
-from tune.space import Parameter
 from tune.statistics import expected_best
 
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = COLOURS[:6]

@@ -12,8 +12,8 @@ from tune.pages import figures
 from tune.pages.hours import amount
 from tune.pages.material import Material
 from tune.pages.page import Chart, Group, Note, Part, Row, Section, Table
+from tune.plan import Parameter
 from tune.search import ranked
-from tune.space import Parameter
 from tune.statistics import expected_best
 
 ALIKE = Note(text="Left out: it takes two trials with different scores.")

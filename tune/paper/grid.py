@@ -20,7 +20,7 @@ from lfvd.files import read_yaml
 from tune import storage
 from tune.experiments import ROWS, Row, arrange, dataset_of, effective
 from tune.journal import DataSource, Study, StudyError, asked, holds_rows
-from tune.space import AUTO, SHIPPED, ConfirmPlan, ResourcesPlan, SchedulerPlan, SearchPlan
+from tune.plan import AUTO, SHIPPED, ConfirmPlan, ResourcesPlan, SchedulerPlan, SearchPlan
 
 if TYPE_CHECKING:
     from lfvd.data.corpus import Corpus
