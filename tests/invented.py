@@ -9,11 +9,11 @@ import optuna
 
 from lfvd.training.metrics import scores
 from tune.confirm import ConfirmJobs, ranking
-from tune.journal import BASELINE, OBJECTIVE, DataSource, Study
-from tune.lock import ask
 from tune.plan import SearchPlan
-from tune.predictions import Predictions
 from tune.search import SearchJobs, prune_request
+from tune.study.lock import ask
+from tune.study.predictions import Predictions
+from tune.study.study import BASELINE, OBJECTIVE, DataSource, Study
 from tune.trial import Result
 
 CLASSES = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")

@@ -13,10 +13,10 @@ from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import TrialState
 
 from tune.confirm import finalists, settled, standing
-from tune.journal import OBJECTIVE, Study
 from tune.sampler import training_seed
 from tune.scheduler import Rungs, audited
 from tune.search import AUDITED, BY_HAND, STOPPED
+from tune.study.study import OBJECTIVE, Study
 from tune.tracking import default_uri
 
 ENDED = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}

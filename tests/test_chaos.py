@@ -21,7 +21,7 @@ from conftest import PLAN
 from soundness import assert_sound
 
 from lfvd.files import write_yaml
-from tune.journal import Study
+from tune.study.study import Study
 
 COMMAND = str(Path(sys.executable).with_name("lfvd-tune"))
 

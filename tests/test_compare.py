@@ -16,9 +16,9 @@ from scipy import stats
 from tune.cli import main
 from tune.compare import comparison_of, warnings_of, write_comparison
 from tune.confirm import ranking
-from tune.journal import Study, StudyError
 from tune.pages.material import Material, gather
 from tune.pages.page import render
+from tune.study.study import Study, StudyError
 
 WIDER = {
     "sampler": {"kind": "random", "seed": 3},
@@ -199,7 +199,7 @@ def test_the_command_warns_of_other_data(results, capsys):
 def test_a_report_starts_no_ray_and_no_mlflow(results):
     """They would take seconds, and a page needs neither."""
     code = (
-        "import sys; from pathlib import Path; from tune.report import write_report; from tune.journal import Study\n"
+        "import sys; from pathlib import Path; from tune.report import write_report; from tune.study.study import Study\n"
         f"write_report(Study.open(Path({str(results / 'narrow')!r})))\n"
         "assert not {'ray', 'mlflow', 'IPython', 'kaleido'} & set(sys.modules)"
     )

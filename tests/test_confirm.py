@@ -27,10 +27,10 @@ from tune import driver, pool
 from tune.answer import answer_of
 from tune.best import open_test, write_best
 from tune.confirm import ConfirmJobs, failed_runs, finalists, mean_std, ranking, settled, standing
-from tune.journal import JOURNALS, OBJECTIVE, Study, StudyError
 from tune.projection import runs_of
 from tune.search import FAILED
 from tune.statement import statement_of
+from tune.study.study import JOURNALS, OBJECTIVE, Study, StudyError
 from tune.trial import _result
 
 SEEDS = tuple(PLAN["confirm"]["seeds"])

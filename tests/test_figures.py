@@ -11,13 +11,13 @@ from optuna.trial import TrialState, create_trial
 
 from lfvd.training.metrics import confusion_matrix, weighted_f1
 from tune.importance import Importance
-from tune.journal import OBJECTIVE, Study
 from tune.pages import figures, outcome
 from tune.pages.figures import BLUE, GREY, ending
 from tune.pages.hours import Hours, amount, hours_of
-from tune.predictions import Predictions
 from tune.scheduler import Rungs
 from tune.search import ranked
+from tune.study.predictions import Predictions
+from tune.study.study import OBJECTIVE, Study
 
 
 @pytest.fixture(scope="module")

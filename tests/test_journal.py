@@ -16,7 +16,7 @@ from conftest import PLAN, make_plan
 from optuna.trial import TrialState
 
 from lfvd.files import InputError, read_yaml
-from tune.journal import JOURNALS, OBJECTIVE, DataSource, Study, StudyError, writing
+from tune.study.study import JOURNALS, OBJECTIVE, DataSource, Study, StudyError, writing
 
 DATA = DataSource(path="d.safetensors", name="X", fingerprint="f" * 64, simulated=("audio",))
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tune import lock
-from tune.lock import Holder, LockedError, Requests, ask, at_work, driving
+from tune.study import lock
+from tune.study.lock import Holder, LockedError, Requests, ask, at_work, driving
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from tune.lock import driving
+from tune.study.lock import driving
 with driving(Path(sys.argv[1])):
     print("holding", flush=True)
     time.sleep(600)

@@ -23,9 +23,9 @@ from lfvd.files import InputError
 from lfvd.training.trainer import NonFiniteLoss, TrainResult, train
 from tune import pool
 from tune.desk import RETRIES
-from tune.journal import Study
 from tune.plan import ResourcesPlan
 from tune.search import FAILED, SearchJobs
+from tune.study.study import Study
 from tune.trial import Job, run_job
 
 # Ray 2.60 leaves its sockets and the ends of its pipes to the collector when a driver leaves a cluster.

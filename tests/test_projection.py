@@ -8,9 +8,9 @@ from optuna.trial import TrialState
 from test_tracking import SEEDS, STATES, begin, confirm, finish, held, look, record, start, train
 
 from lfvd.files import InputError, write_yaml
-from tune.journal import Study
 from tune.projection import SHORT, Projection, Run, runs_of
 from tune.sampler import training_seed
+from tune.study.study import Study
 from tune.tracking import default_uri, sync
 
 # The import of mlflow.store: SQLAlchemy 2.1 deprecates a loader that MLflow 3.17 uses.

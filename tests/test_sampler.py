@@ -9,9 +9,9 @@ import pytest
 from conftest import PLAN, make_plan
 from optuna.trial import TrialState
 
-from tune.journal import Study
 from tune.plan import MAX_SEED, SamplerPlan
 from tune.sampler import sampler_for, training_seed
+from tune.study.study import Study
 
 
 def grow(study: Study, upto: int) -> None:
@@ -61,7 +61,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from test_sampler import suggest
-from tune.journal import Study
+from tune.study.study import Study
 import json
 print(json.dumps(suggest(Study.open(Path(sys.argv[2]))).params))
 """

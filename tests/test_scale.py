@@ -9,8 +9,8 @@ from benchmarks import scale
 from optuna.trial import TrialState
 from test_search import history, never
 
-from tune.journal import Study
 from tune.search import SearchJobs
+from tune.study.study import Study
 
 
 @pytest.fixture

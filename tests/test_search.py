@@ -12,9 +12,9 @@ from conftest import PLAN, start_study
 from optuna.trial import TrialState
 
 from lfvd.data.corpus import Corpus
-from tune.journal import OBJECTIVE, Study
 from tune.scheduler import Rungs, audited
 from tune.search import AUDITED, FAILED, STOPPED, SearchJobs, ranked
+from tune.study.study import OBJECTIVE, Study
 from tune.trial import Job
 
 EPOCHS = PLAN["scheduler"]["max_epochs"]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from lfvd.config import Config, config_specs
 from lfvd.training.trainer import TrainResult
-from tune.journal import DataSource, Study
 from tune.plan import SHIPPED, ConfirmPlan, Parameter, PlanError, SearchPlan
 from tune.search import SearchJobs
+from tune.study.study import DataSource, Study
 from tune.trial import run_job
 
 PLANS = sorted(SHIPPED.glob("*.yaml"))

@@ -14,7 +14,7 @@ import pytest
 
 from lfvd.files import InputError
 from lfvd.training.trainer import train
-from tune import storage
+from tune.study import checkpoints
 from tune.trial import run_job
 
 
@@ -29,21 +29,21 @@ def told(monkeypatch) -> list[dict]:
 
 
 def test_place():
-    assert storage.place("/a/b", "t.pt") == "/a/b/t.pt"
-    assert storage.place("s3://b/x?scheme=http&endpoint_override=h:1", "t.pt") == (
+    assert checkpoints.place("/a/b", "t.pt") == "/a/b/t.pt"
+    assert checkpoints.place("s3://b/x?scheme=http&endpoint_override=h:1", "t.pt") == (
         "s3://b/x/t.pt?scheme=http&endpoint_override=h:1"
     )
 
 
 def test_parse(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert storage.parse("here") == str(tmp_path / "here")
-    assert storage.parse(f"file://{tmp_path}") == f"file://{tmp_path}"
-    assert storage.parse("gs://bucket/x") == "gs://bucket/x"
-    system, path = storage._open(storage.place("gs://bucket/x", "t.pt"))  # asks nobody yet
+    assert checkpoints.parse("here") == str(tmp_path / "here")
+    assert checkpoints.parse(f"file://{tmp_path}") == f"file://{tmp_path}"
+    assert checkpoints.parse("gs://bucket/x") == "gs://bucket/x"
+    system, path = checkpoints._open(checkpoints.place("gs://bucket/x", "t.pt"))  # asks nobody yet
     assert (system.type_name, path) == ("gcs", "bucket/x/t.pt")
     with pytest.raises(InputError) as error:
-        storage.parse("swift://bucket/x")
+        checkpoints.parse("swift://bucket/x")
     assert str(error.value) == (
         "--storage swift://bucket/x: is no place for checkpoints (Unrecognized filesystem type in URI: "
         "swift://bucket/x): name a folder that all nodes share, s3://… or gs://…"
@@ -55,7 +55,7 @@ def continues(place: str, make_job, corpus, told: list[dict]) -> None:
     short = make_job("moves", run__epochs=3)
     whole = dataclasses.replace(make_job("moves", run__epochs=6), checkpoint=place)
     run_job({"job": dataclasses.replace(short, checkpoint=place)}, corpus)
-    assert storage.found(place)
+    assert checkpoints.found(place)
     told.clear()
     steps = []
     import lfvd.training.trainer
@@ -68,9 +68,9 @@ def continues(place: str, make_job, corpus, told: list[dict]) -> None:
     records = [json.loads(each["record"]) for each in told if "record" in each]
     alone = train(whole.config, corpus, whole.seed)
     assert [r["val/wf1"] for r in records] == [r["val/wf1"] for r in alone.history]
-    storage.delete(place)
-    assert not storage.found(place)
-    storage.delete(place)
+    checkpoints.delete(place)
+    assert not checkpoints.found(place)
+    checkpoints.delete(place)
 
 
 def test_a_path(make_job, tiny_corpus, told, tmp_path):
@@ -78,7 +78,7 @@ def test_a_path(make_job, tiny_corpus, told, tmp_path):
 
 
 def test_an_address(make_job, tiny_corpus, told, tmp_path):
-    place = storage.place(storage.parse(f"file://{tmp_path}/store"), "t.pt")
+    place = checkpoints.place(checkpoints.parse(f"file://{tmp_path}/store"), "t.pt")
     continues(place, make_job, tiny_corpus, told)
     assert not list((tmp_path / "store").iterdir()), "no part of a file stays"
 
@@ -86,9 +86,9 @@ def test_an_address(make_job, tiny_corpus, told, tmp_path):
 def test_an_epoch_is_brought_once(make_job, tiny_corpus, told, tmp_path, monkeypatch):
     """Epochs that a checkpoint brings back are not sent again."""
     sent = []
-    put = storage._put
-    monkeypatch.setattr(storage, "_put", lambda *arguments: sent.append(1) or put(*arguments))
-    place = storage.place(f"file://{tmp_path}/store", "t.pt")
+    put = checkpoints._put
+    monkeypatch.setattr(checkpoints, "_put", lambda *arguments: sent.append(1) or put(*arguments))
+    place = checkpoints.place(f"file://{tmp_path}/store", "t.pt")
     for epochs in (3, 5):
         run_job({"job": dataclasses.replace(make_job("x", run__epochs=epochs), checkpoint=place)}, tiny_corpus)
     assert len(sent) == 3 + 1 + 2, "the fetched file goes back once, since it is new here"
@@ -97,18 +97,18 @@ def test_an_epoch_is_brought_once(make_job, tiny_corpus, told, tmp_path, monkeyp
 def test_on_each_node(make_job, tiny_corpus, told, tmp_path, monkeypatch):
     """Apart for users and studies; a worker that takes its next job removes what the last one left there."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    folder = storage.on_each_node(Path("results/a"))
+    folder = checkpoints.on_each_node(Path("results/a"))
     assert folder.startswith(f"{tmp_path}/lfvd-tune-{os.getuid()}/a-")
-    assert storage.on_each_node(Path("elsewhere/a")) != folder
-    places = [storage.place(folder, f"{name}.pt") for name in ("one", "two")]
+    assert checkpoints.on_each_node(Path("elsewhere/a")) != folder
+    places = [checkpoints.place(folder, f"{name}.pt") for name in ("one", "two")]
     for place in places:
         run_job({"job": dataclasses.replace(make_job("x"), checkpoint=place)}, tiny_corpus)
-    assert [storage.found(place) for place in places] == [False, True]
+    assert [checkpoints.found(place) for place in places] == [False, True]
     run_job({"job": make_job("y")}, tiny_corpus)
-    assert not storage.found(places[1])
+    assert not checkpoints.found(places[1])
     kept = make_job("y").checkpoint
     run_job({"job": make_job("z")}, tiny_corpus)
-    assert storage.found(kept), "a shared one is the driver's to remove"
+    assert checkpoints.found(kept), "a shared one is the driver's to remove"
 
 
 @pytest.fixture(scope="module")
@@ -142,16 +142,16 @@ def s3():
 
 @pytest.mark.slow
 def test_s3(make_job, tiny_corpus, told, s3):
-    continues(storage.place(storage.parse(s3), "t.pt"), make_job, tiny_corpus, told)
+    continues(checkpoints.place(checkpoints.parse(s3), "t.pt"), make_job, tiny_corpus, told)
 
 
 @pytest.mark.slow
 def test_large_files_arrive_whole(s3, tmp_path):
     """Above the size from which S3 takes a file in parts."""
-    place = storage.place(s3, "large.pt")
+    place = checkpoints.place(s3, "large.pt")
     content = np.random.default_rng(0).bytes(30_000_000)
-    with storage.local(place) as (file, bring):
+    with checkpoints.local(place) as (file, bring):
         file.write_bytes(content)
         bring()
-    with storage.local(place) as (file, _):
+    with checkpoints.local(place) as (file, _):
         assert file.read_bytes() == content

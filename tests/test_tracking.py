@@ -21,11 +21,11 @@ from optuna.trial import TrialState
 from lfvd.data.corpus import Corpus
 from lfvd.files import write_yaml
 from tune import tracking
-from tune.journal import OBJECTIVE, DataSource, Study
 from tune.plan import SearchPlan
 from tune.projection import runs_of
 from tune.sampler import sampler_for, training_seed
 from tune.search import FAILED, STOPPED
+from tune.study.study import OBJECTIVE, DataSource, Study
 from tune.tracking import Tracker, TrackingError, default_uri, sync
 
 # The import of mlflow.store: SQLAlchemy 2.1 deprecates a loader that MLflow 3.17 uses.

@@ -14,8 +14,6 @@ from optuna.trial import TrialState
 
 from tune.confirm import Confirmed, settled
 from tune.importance import Importance, importances
-from tune.journal import BASELINE, Study
-from tune.predictions import Predictions
 from tune.scheduler import Rungs
 from tune.search import AUDITED
 from tune.statistics import (
@@ -29,6 +27,8 @@ from tune.statistics import (
     seeds_needed,
     smallest_difference,
 )
+from tune.study.predictions import Predictions
+from tune.study.study import BASELINE, Study
 
 ALPHA = 0.05
 """A difference is called one where chance alone would show it less often than this."""

@@ -1,7 +1,7 @@
 """The end of a study: test is opened once for winner and baseline, and the winner becomes best.yaml.
 
 Each look at the test split is entered in the study's ledger, test_looks.jsonl. What the two configs predict is kept
-(tune.predictions), so that the report needs neither data nor another look.
+(tune.study.predictions), so that the report needs neither data nor another look.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from lfvd.training.evaluation import Evaluation, evaluate
 from lfvd.training.plots import confusion
 from tune.answer import answer_of
 from tune.confirm import Confirmed, mean_std, settled
-from tune.journal import BASELINE, Study
-from tune.predictions import Predictions
 from tune.statement import statement_of
 from tune.statistics import Difference, Resampled
+from tune.study.predictions import Predictions
+from tune.study.study import BASELINE, Study
 
 Scores = list[dict[str, float]]
 """`test/…` metrics in 0..1 in the order of the plan's seeds."""

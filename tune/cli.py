@@ -35,8 +35,8 @@ from lfvd.files import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tune.journal import Study
     from tune.plan import SearchPlan
+    from tune.study.study import Study
 
 app = typer.Typer(
     help="Search LFVD's hyperparameters on many GPUs, and confirm the best over seeds.",
@@ -177,7 +177,7 @@ def stop(name: NameArgument, results: ResultsOption = RESULTS) -> None:
     """Ask the driver at work to wind down, as Ctrl-C does, and wait until it has."""
     import time
 
-    from tune import lock
+    from tune.study import lock
 
     folder = _open_any(results, name).folder
     if (working := lock.at_work(folder)) is None:
@@ -198,8 +198,9 @@ def prune(
 ) -> None:
     """End one unfinished trial by hand; it counts as stopped early."""
     study = _open(results, name)
-    from tune import lock, search
-    from tune.journal import writing
+    from tune import search
+    from tune.study import lock
+    from tune.study.study import writing
 
     search.check_unfinished(study, trial)
     if lock.at_work(study.folder):
@@ -342,7 +343,7 @@ def _folder(results: Path, name: str) -> Path:
 
 def _begun(results: Path, name: str, data: Path | None) -> tuple[Path, SearchPlan, Path]:
     """A study's folder, plan and corpus; its journals are not read, since they may have to be mended first."""
-    from tune.journal import asked
+    from tune.study.study import asked
 
     folder = _folder(results, name)
     plan, source, _ = asked(folder)
@@ -352,7 +353,7 @@ def _begun(results: Path, name: str, data: Path | None) -> tuple[Path, SearchPla
 def _open(results: Path, name: str) -> Study:
     import optuna
 
-    from tune.journal import Study
+    from tune.study.study import Study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return Study.open(_folder(results, name))

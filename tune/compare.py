@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from tune.answer import ALPHA
-from tune.journal import BASELINE, Study, StudyError
 from tune.pages import figures, outcome
 from tune.pages.hours import amount
 from tune.pages.material import Material, gather
@@ -21,6 +20,7 @@ from tune.report import notices
 from tune.search import ranked
 from tune.statement import p_value, points
 from tune.statistics import paired
+from tune.study.study import BASELINE, Study, StudyError
 
 NO_WINNER = Note(text="Nothing to show yet: no study has been through its confirmation.")
 

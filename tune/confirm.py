@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from lfvd.files import write_bytes
-from tune.journal import BASELINE, Study
 from tune.plan import ConfirmPlan
 from tune.race import Drop, Race, run_race
 from tune.search import ranked
-from tune.storage import delete
+from tune.study.checkpoints import delete
+from tune.study.study import BASELINE, Study
 from tune.trial import Job, Result
 
 

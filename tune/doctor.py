@@ -17,12 +17,13 @@ from pathlib import Path
 
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
-from tune import nodes, pool, storage, tracking
+from tune import nodes, pool, tracking
 from tune.estimate import Measured, cost, file_sizes, settled, timed
 from tune.finding import Finding, digits, few, size
-from tune.journal import Study
 from tune.live import clock
 from tune.plan import ResourcesPlan, SearchPlan
+from tune.study import checkpoints
+from tune.study.study import Study
 
 ANSWER_SECONDS = 3
 """How long a Ray cluster's address may take to accept a connection."""
@@ -39,7 +40,7 @@ def examine(
     verbose: bool,
 ) -> Iterator[Finding]:
     """All checks, one after the other. Raises InputError for a storage that is none."""
-    place = storage.parse(checkpoints or results)
+    place = checkpoints.parse(checkpoints or results)
     yield from (found := before(address))
     if any(finding.fatal for finding in found):
         return
@@ -160,8 +161,8 @@ def check_storage(place: str, *, named: bool) -> Finding:
         if count > 1 or "://" in place:
             without = pool.nodes_without(place)
         else:
-            storage.leave(probe := storage.place(place, f".probe-{uuid.uuid4().hex}"))
-            storage.delete(probe)
+            checkpoints.leave(probe := checkpoints.place(place, f".probe-{uuid.uuid4().hex}"))
+            checkpoints.delete(probe)
     except OSError as error:
         found = f"{place} cannot be written ({error.strerror or ' '.join(str(error).split())[:200]})"
         remedy = "check the path, its rights and the disk"

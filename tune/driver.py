@@ -23,16 +23,17 @@ from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from lfvd.training.environment import run_info
 from lfvd.training.trainer import check_fit
-from tune import doctor, estimate, pool, storage
+from tune import doctor, estimate, pool
 from tune.best import write_best
 from tune.confirm import ConfirmJobs, finalists, settled
 from tune.finding import Finding
-from tune.journal import BASELINE, DataSource, Study, writing
 from tune.live import ConfirmView, Display, SearchView
-from tune.lock import Requests
 from tune.plan import SearchPlan
 from tune.report import write_report
 from tune.search import FAILED, SearchJobs
+from tune.study import checkpoints
+from tune.study.lock import Requests
+from tune.study.study import BASELINE, DataSource, Study, writing
 from tune.tracking import Tracker
 
 
@@ -41,7 +42,7 @@ class NothingUsable(RuntimeError):
 
 
 STOP = "stop"
-"""What other shells ask of the driver to wind down (tune.lock)."""
+"""What other shells ask of the driver to wind down (tune.study.lock)."""
 
 ROOM_SECONDS = 10
 """How often a driver on a full disk looks whether there is room again."""
@@ -102,7 +103,7 @@ def open_corpus(path: str | Path, plan: SearchPlan) -> Corpus:
 def start_study(folder: Path, plan: SearchPlan, corpus: Corpus, data: str | Path, checkpoints: str | None) -> Study:
     """Begin or go on with a study in `folder`, its checkpoints there or in another storage."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    info = run_info(plan.config.run.device) | ({"storage": storage.parse(checkpoints)} if checkpoints else {})
+    info = run_info(plan.config.run.device) | ({"storage": checkpoints.parse(checkpoints)} if checkpoints else {})
     return Study.start(folder, plan, DataSource.of(corpus, data), info)
 
 
@@ -161,17 +162,17 @@ def workers(
         found = doctor.within(study, sealed, address)
         heed(found, console)
         if any(finding.check == "storage" and not finding.ok for finding in found):
-            study.storage = storage.on_each_node(study.folder)
+            study.storage = checkpoints.on_each_node(study.folder)
         with _newcomers(study, console):
             yield
-        if not interrupt() and study.storage == storage.on_each_node(study.folder):
-            pool.on_each_node(storage.clear, study.storage)
+        if not interrupt() and study.storage == checkpoints.on_each_node(study.folder):
+            pool.on_each_node(checkpoints.clear, study.storage)
 
 
 @contextmanager
 def _newcomers(study: Study, console: Console) -> Iterator[None]:
     """Says so, once, where a node joins that does not share the checkpoints' place, which was shared at the start."""
-    if study.storage == storage.on_each_node(study.folder):  # then the start has said it
+    if study.storage == checkpoints.on_each_node(study.folder):  # then the start has said it
         yield
         return
     done, seen = threading.Event(), pool.node_ids()

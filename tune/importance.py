@@ -10,8 +10,8 @@ import numpy as np
 import optuna
 from optuna.trial import create_trial
 
-from tune.journal import Study
 from tune.search import ranked
+from tune.study.study import Study
 
 SHUFFLES = 100
 """How often the scores are dealt to other trials."""

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tune.confirm import ConfirmJobs
-from tune.journal import BASELINE
 from tune.search import SearchJobs, tally
+from tune.study.study import BASELINE
 
 LINE_SECONDS = 60
 

@@ -35,9 +35,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
-from tune import storage
 from tune.desk import Desk, Source
 from tune.plan import ResourcesPlan
+from tune.study import checkpoints
 from tune.trial import run_job
 
 PROBE_SECONDS = 60
@@ -247,16 +247,16 @@ def node_count() -> int:
 def nodes_without(folder: str) -> dict[str, str]:
     """Nodes that do not share a storage with this machine → why."""
     probe = f".probe-{uuid.uuid4().hex}"
-    storage.leave(storage.place(folder, probe))
+    checkpoints.leave(checkpoints.place(folder, probe))
     try:
         answers = on_each_node(_answer, folder, probe)
     finally:
-        storage.delete(storage.place(folder, probe))
+        checkpoints.delete(checkpoints.place(folder, probe))
     without = {}
     for node, answer in answers.items():
-        if answer != _SEEN or not storage.found(storage.place(folder, f"{probe}-{node}")):
+        if answer != _SEEN or not checkpoints.found(checkpoints.place(folder, f"{probe}-{node}")):
             without[node] = str(answer) if answer != _SEEN else "it writes elsewhere"
-        storage.delete(storage.place(folder, f"{probe}-{node}"))
+        checkpoints.delete(checkpoints.place(folder, f"{probe}-{node}"))
     return without
 
 
@@ -265,9 +265,9 @@ _SEEN = "seen"
 
 def _answer(folder: str, probe: str) -> str:
     """On a node: look for the probe, and leave an answer beside it."""
-    if not storage.found(storage.place(folder, probe)):
+    if not checkpoints.found(checkpoints.place(folder, probe)):
         return "it is not there"
-    storage.leave(storage.place(folder, f"{probe}-{ray.util.get_node_ip_address()}"))
+    checkpoints.leave(checkpoints.place(folder, f"{probe}-{ray.util.get_node_ip_address()}"))
     return _SEEN
 
 

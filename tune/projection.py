@@ -18,9 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lfvd.files import read_yaml
 from tune.confirm import failed_runs, mean_std, standing
-from tune.journal import BASELINE, Study
 from tune.sampler import training_seed
 from tune.search import AUDITED, FAILED, STOPPED
+from tune.study.study import BASELINE, Study
 
 LONGEST = 5000
 """Characters of a tag that MLflow keeps."""

@@ -12,7 +12,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tune.journal import Study
 from tune.pages import chapters, searched
 from tune.pages.chapters import SPLIT, paper_of
 from tune.pages.figures import ending
@@ -20,6 +19,7 @@ from tune.pages.hours import amount
 from tune.pages.material import Material, gather
 from tune.pages.outcome import name_of, with_interval
 from tune.pages.page import Listing, Note, Page, Part, Row, Section, Table, write_page
+from tune.study.study import Study
 
 KICKER = "Hyperparameter search of LFVD"
 

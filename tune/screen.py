@@ -14,11 +14,11 @@ from rich.table import Table
 
 from tune.answer import answer_of, noise_of
 from tune.confirm import Confirmed, mean_std, settled, standing
-from tune.journal import BASELINE, Study
 from tune.live import compact
-from tune.lock import at_work
 from tune.search import STOPPED, WORDS, ranked, tally
 from tune.statement import noise_sentence, statement_of
+from tune.study.lock import at_work
+from tune.study.study import BASELINE, Study
 
 TOP = 8
 """Trials shown by `status`."""

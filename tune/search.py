@@ -16,11 +16,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.journal import OBJECTIVE, Study, StudyError
-from tune.lock import Requests
 from tune.sampler import sampler_for, training_seed
 from tune.scheduler import Rungs, audited
-from tune.storage import delete
+from tune.study.checkpoints import delete
+from tune.study.lock import Requests
+from tune.study.study import OBJECTIVE, Study, StudyError
 from tune.trial import Job, Result
 
 STOPPED, FAILED, AUDITED = "stopped", "failure", "audited"
@@ -266,7 +266,7 @@ def prune(study: Study, number: int) -> None:
 
 
 def prune_request(number: int) -> str:
-    """What other shells ask of the driver to end a trial (tune.lock)."""
+    """What other shells ask of the driver to end a trial (tune.study.lock)."""
     return f"prune-{number}"
 
 

@@ -11,10 +11,10 @@ from scipy.special import stdtrit
 
 from lfvd.config import PRESETS, Config, config_specs
 from tune.answer import ALPHA, Answer, Noise
-from tune.journal import BASELINE, Study
 from tune.plan import Parameter, SearchPlan
 from tune.search import AUDITED, ranked
 from tune.statistics import Difference, Resampled
+from tune.study.study import BASELINE, Study
 
 EDGE = 0.05
 """Part of a range, at either side, that counts as its edge."""

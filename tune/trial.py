@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lfvd.config import Config
 from lfvd.files import DISK_FULL, InputError
-from tune import storage
+from tune.study import checkpoints
 
 if TYPE_CHECKING:
     from lfvd.data.corpus import Corpus
@@ -31,7 +31,7 @@ class Job:
     config: Config
     seed: int
     checkpoint: str
-    """Where it lies: a path, or an address (tune.storage)."""
+    """Where it lies: a path, or an address (tune.study.checkpoints)."""
     gpu: float
     keep: bool = False
     """Whether the best epoch's weights are wanted."""
@@ -74,9 +74,9 @@ def run_job(config: dict[str, Any], corpus: Corpus) -> None:
         # The last trial of this worker may have been cut off in the middle: other trials need its memory.
         gc.collect()
         torch.cuda.empty_cache()
-    storage.leave_behind(job.checkpoint)
+    checkpoints.leave_behind(job.checkpoint)
     try:
-        with storage.local(job.checkpoint) as (file, bring):
+        with checkpoints.local(job.checkpoint) as (file, bring):
             ray_tune.report({"result": _train(job, corpus, file, bring, ray_tune.report)})
     except (NonFiniteLoss, InputError) as error:
         ray_tune.report({"failure": f"{type(error).__name__}: {error}"})

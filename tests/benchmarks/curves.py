@@ -113,8 +113,8 @@ def search(path: str) -> None:
     """The product's own search, for as many epochs as the largest share of random search's."""
     from lfvd.data.corpus import Corpus
     from tune import pool
-    from tune.journal import DataSource, Study
     from tune.search import SearchJobs
+    from tune.study.study import DataSource, Study
 
     corpus = Corpus.open(path).restricted("train", "valid")
     budget = int(SHARE * CONFIGS * EPOCHS)

@@ -33,10 +33,10 @@ import ray.tune as ray_tune
 from lfvd.data.corpus import Corpus, CorpusInfo
 from lfvd.files import read_yaml
 from tune import pool
-from tune.journal import OBJECTIVE, DataSource, Study, writing
 from tune.plan import SHIPPED, ResourcesPlan, SearchPlan
 from tune.projection import Projection, runs_of
 from tune.search import SearchJobs
+from tune.study.study import OBJECTIVE, DataSource, Study, writing
 from tune.trial import Job, Result
 
 EPOCHS, CLASSES, SAMPLED, STEP = 30, 14, 20, 1000

@@ -20,7 +20,7 @@ from soundness import assert_sound
 from lfvd.data.simulate import simulate
 from lfvd.files import write_yaml
 from lfvd.training.trainer import read_result
-from tune.journal import Study
+from tune.study.study import Study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(lacking()), reason=lacking())]
 

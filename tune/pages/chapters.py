@@ -9,11 +9,11 @@ import numpy as np
 from lfvd.files import InputError
 from tune.confirm import Confirmed
 from tune.experiments import dataset_of, published
-from tune.journal import BASELINE
 from tune.pages import outcome
 from tune.pages.material import Material
 from tune.pages.page import Chart, Group, Matrix, Note, Part, Row, Section, Table
 from tune.statement import comparison, noise_sentence
+from tune.study.study import BASELINE
 
 SPLIT = {"valid": "validation", "test": "test"}
 

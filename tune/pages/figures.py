@@ -21,12 +21,12 @@ from plotly.colors import sample_colorscale
 
 from lfvd.training.plots import COLOURS
 from tune.importance import Importance, whole
-from tune.journal import BASELINE, OBJECTIVE, Study
 from tune.pages.hours import Hours
 from tune.plan import Parameter
 from tune.scheduler import Rungs
 from tune.search import AUDITED, BY_HAND, STOPPED, ranked
 from tune.statistics import expected_best
+from tune.study.study import BASELINE, OBJECTIVE, Study
 
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = COLOURS[:6]
 GREY = "#808890"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tune.journal import Study
+from tune.study.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)

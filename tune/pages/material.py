@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from tune.answer import Answer, answer_of
 from tune.confirm import Confirmed
-from tune.journal import BASELINE, Study
 from tune.pages.hours import Hours, hours_of
-from tune.predictions import Predictions
 from tune.statement import Statement, statement_of
+from tune.study.predictions import Predictions
+from tune.study.study import BASELINE, Study
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ import plotly.graph_objects as go
 
 from lfvd.config import MODALITY_NAMES
 from tune.confirm import Confirmed
-from tune.journal import BASELINE, Study
 from tune.pages.figures import BLUE, GREEN, GREY, ORANGE, PINK, SCORE, SKY, base, best_of, plain
-from tune.predictions import Predictions
 from tune.statistics import mean_interval
+from tune.study.predictions import Predictions
+from tune.study.study import BASELINE, Study
 
 COLOUR = {"winner": BLUE, "baseline": ORANGE}
 

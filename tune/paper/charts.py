@@ -17,8 +17,8 @@ from lfvd.training.plots import COLOURS, confusion
 from tune.experiments import Row, letters, title
 from tune.paper.rows import SPLITS, Outcomes
 from tune.paper.tables import write_csv
-from tune.predictions import Predictions
 from tune.statistics import mean_interval
+from tune.study.predictions import Predictions
 
 
 def draw_figures(outcomes: Outcomes) -> list[str]:

@@ -17,10 +17,9 @@ import optuna
 
 from lfvd.config import MODALITIES, PRESETS, Config
 from lfvd.files import read_yaml
-from tune import storage
 from tune.experiments import ROWS, Row, arrange, dataset_of, effective
-from tune.journal import DataSource, Study, StudyError, asked, holds_rows
 from tune.plan import AUTO, SHIPPED, ConfirmPlan, ResourcesPlan, SchedulerPlan, SearchPlan
+from tune.study.study import DataSource, Study, StudyError, asked, holds_rows
 
 if TYPE_CHECKING:
     from lfvd.data.corpus import Corpus
@@ -163,6 +162,6 @@ def start_grid(
         plan = replace(plan, source={**plan.source, "parts": held["parts"], "rows": held["rows"]})
     from lfvd.training.environment import run_info
 
-    info = run_info(plan.config.run.device) | ({"storage": storage.parse(checkpoints)} if checkpoints else {})
+    info = run_info(plan.config.run.device) | ({"storage": checkpoints.parse(checkpoints)} if checkpoints else {})
     info["started"] = datetime.now().astimezone().isoformat(timespec="seconds")
     return Grid.start(folder, extended(plan, parts, corpus), DataSource.of(corpus, data), info)

@@ -25,9 +25,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lfvd.config import Config
 from lfvd.files import DISK_FULL, InputError, read_yaml, write_yaml
-from tune import lines, storage
-from tune.lock import driving
 from tune.plan import SearchPlan
+from tune.study import checkpoints, jsonl
+from tune.study.lock import driving
 
 if TYPE_CHECKING:  # torch, whose import would make `status` slow
     from lfvd.data.corpus import Corpus
@@ -81,9 +81,9 @@ def writing(folder: Path) -> Iterator[list[str]]:
     """
     with driving(folder) as last:
         found = [f"the last driver ({last}) ended without a word: going on from what it wrote"] if last else []
-        found += [warning for name in JOURNALS if (warning := lines.mend(folder / name))]
+        found += [warning for name in JOURNALS if (warning := jsonl.mend(folder / name))]
         for warning in found:
-            lines.write(folder / "faults.jsonl", [json.dumps(_fault(warning, "going on"))], force=True)
+            jsonl.write(folder / "faults.jsonl", [json.dumps(_fault(warning, "going on"))], force=True)
         yield found
 
 
@@ -188,7 +188,7 @@ class Study:
 
     def write(self, name: str, added: list[str], *, force: bool = True) -> None:
         """Add lines to one of JOURNALS; force: not only to the system's memory, which a power cut empties, but to disk."""
-        self.patiently(lambda: lines.write(self.folder / name, added, force=force))
+        self.patiently(lambda: jsonl.write(self.folder / name, added, force=force))
 
     def patiently(self, action: Callable[[], None]) -> None:
         """Do what writes to disk; while that is full, again and again as long as `wait` says so."""
@@ -219,9 +219,9 @@ class Study:
         """Records of all epochs in the order of their arrival, of one stage or of all."""
         return [r for r in self.tail("epochs.jsonl").new() if stage in (None, r["stage"])]
 
-    def tail(self, name: str) -> lines.Tail:
+    def tail(self, name: str) -> jsonl.Tail:
         """One of JOURNALS from its first line on, to be read bit by bit."""
-        return lines.Tail(self.folder / name)
+        return jsonl.Tail(self.folder / name)
 
     def append_confirmed(self, run: Mapping[str, Any]) -> None:
         """Add a finished confirmation run: trial, seed, best_epoch, epochs, seconds, and `val/…` of the best epoch."""
@@ -229,7 +229,7 @@ class Study:
 
     def confirmed(self) -> list[dict[str, Any]]:
         """Finished confirmation runs."""
-        return lines.read(self.folder / "confirm.jsonl")
+        return jsonl.read(self.folder / "confirm.jsonl")
 
     def append_fault(self, reason: str, then: str, **where: Any) -> None:
         """Enter what went wrong, what was done about it, and where: `stage`, `trial`, `seed`."""
@@ -237,7 +237,7 @@ class Study:
 
     def faults(self) -> list[dict[str, Any]]:
         """What went wrong: time, reason, then, and for a run stage, trial and seed."""
-        return lines.read(self.folder / "faults.jsonl")
+        return jsonl.read(self.folder / "faults.jsonl")
 
     def append_look(self, look: Mapping[str, Any]) -> None:
         """Enter in the ledger, before it happens, a look at the test split: time, host, command, trials, seeds."""
@@ -250,7 +250,7 @@ class Study:
     def looks(self) -> list[dict[str, Any]]:
         """The ledger of looks at the test split; `scores` is empty of one that was cut short."""
         found: list[dict[str, Any]] = []
-        for line in lines.read(self.folder / "test_looks.jsonl"):
+        for line in jsonl.read(self.folder / "test_looks.jsonl"):
             if "trials" in line:
                 found.append({"scores": {}, **line})
             else:
@@ -263,8 +263,8 @@ class Study:
         return {int(n): rows for look in self.looks() if look["seeds"] == seeds for n, rows in look["scores"].items()}
 
     def checkpoint(self, job: str) -> str:
-        """Where a job keeps what it continues from (tune.storage)."""
-        return storage.place(self.storage, f"{job}.pt")
+        """Where a job keeps what it continues from (tune.study.checkpoints)."""
+        return checkpoints.place(self.storage, f"{job}.pt")
 
     def weights(self, trial: int, seed: int) -> Path:
         """Where the best epoch's weights of a confirmed run lie."""
@@ -283,7 +283,7 @@ class Study:
         return self.plan.config_of(self.params_of(trial))
 
     def predictions(self, trial: int, split: str) -> Path:
-        """Where the predictions of a confirmed config for a split lie (tune.predictions)."""
+        """Where the predictions of a confirmed config for a split lie (tune.study.predictions)."""
         return self.folder / "predictions" / f"trial{trial}-{split}.npz"
 
 

@@ -1,0 +1,1 @@
+"""A study on disk, `results/<name>/`: journal, files of lines, lock, checkpoints, predictions."""
