@@ -8,9 +8,9 @@ import numpy as np
 import optuna
 
 from lfvd.training.metrics import scores
-from tune.confirm import ConfirmJobs, ranking
 from tune.plan import SearchPlan
-from tune.search import SearchJobs, prune_request
+from tune.search.confirmation import ConfirmJobs, ranking
+from tune.search.trials import SearchJobs, prune_request
 from tune.study.lock import ask
 from tune.study.predictions import Predictions
 from tune.study.study import BASELINE, OBJECTIVE, DataSource, Study

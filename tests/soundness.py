@@ -12,10 +12,10 @@ from pathlib import Path
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import TrialState
 
-from tune.confirm import finalists, settled, standing
-from tune.sampler import training_seed
-from tune.scheduler import Rungs, audited
-from tune.search import AUDITED, BY_HAND, STOPPED
+from tune.search.asha import Rungs, audited
+from tune.search.confirmation import finalists, settled, standing
+from tune.search.samplers import training_seed
+from tune.search.trials import AUDITED, BY_HAND, STOPPED
 from tune.study.study import OBJECTIVE, Study
 from tune.tracking import default_uri
 

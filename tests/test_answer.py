@@ -17,8 +17,8 @@ from test_confirm import LR, add, enter
 from lfvd.files import InputError
 from tune.answer import Answer, answer_of, audit_of, noise_of
 from tune.importance import Importance, evaluator, importances, whole
-from tune.scheduler import Rungs
-from tune.search import AUDITED
+from tune.search.asha import Rungs
+from tune.search.trials import AUDITED
 from tune.statement import comparison, noise_sentence, p_value, statement_of
 from tune.study.predictions import Predictions
 from tune.study.study import Study

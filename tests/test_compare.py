@@ -15,9 +15,9 @@ from scipy import stats
 
 from tune.cli import main
 from tune.compare import comparison_of, warnings_of, write_comparison
-from tune.confirm import ranking
 from tune.pages.material import Material, gather
 from tune.pages.page import render
+from tune.search.confirmation import ranking
 from tune.study.study import Study, StudyError
 
 WIDER = {

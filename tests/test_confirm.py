@@ -26,9 +26,9 @@ from lfvd.training.trainer import train
 from tune import driver, pool
 from tune.answer import answer_of
 from tune.best import open_test, write_best
-from tune.confirm import ConfirmJobs, failed_runs, finalists, mean_std, ranking, settled, standing
 from tune.projection import runs_of
-from tune.search import FAILED
+from tune.search.confirmation import ConfirmJobs, failed_runs, finalists, mean_std, ranking, settled, standing
+from tune.search.trials import FAILED
 from tune.statement import statement_of
 from tune.study.study import JOURNALS, OBJECTIVE, Study, StudyError
 from tune.trial import _result

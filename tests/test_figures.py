@@ -14,8 +14,8 @@ from tune.importance import Importance
 from tune.pages import figures, outcome
 from tune.pages.figures import BLUE, GREY, ending
 from tune.pages.hours import Hours, amount, hours_of
-from tune.scheduler import Rungs
-from tune.search import ranked
+from tune.search.asha import Rungs
+from tune.search.trials import ranked
 from tune.study.predictions import Predictions
 from tune.study.study import OBJECTIVE, Study
 
@@ -262,7 +262,7 @@ def test_f1_by_class():
 
 
 def test_finalists_by_seed(study):
-    from tune.confirm import ranking
+    from tune.search.confirmation import ranking
 
     order = ranking(study)
     rows = {outcome.name_of(each.trial, order[0].trial): (study, each) for each in order}

@@ -347,7 +347,7 @@ def test_a_power_cut_anywhere(make_study, seed):
     """Whatever the files lost since they were last forced to disk, the study goes on, each file by itself cut off."""
     from test_search import Workers, never
 
-    from tune.search import SearchJobs
+    from tune.search.trials import SearchJobs
 
     rng = np.random.default_rng(seed)
     study, workers = make_study("cut"), Workers()

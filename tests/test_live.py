@@ -8,9 +8,9 @@ from conftest import PLAN
 from rich.console import Console
 from test_search import Workers, curve, history, never
 
-from tune.confirm import ConfirmJobs
 from tune.live import ROWS, ConfirmView, Display, SearchView, clock, compact
-from tune.search import SearchJobs
+from tune.search.confirmation import ConfirmJobs
+from tune.search.trials import SearchJobs
 
 
 def shown(renderable, width: int = 100) -> str:
@@ -36,7 +36,7 @@ def test_compact():
 def frozen(jobs: SearchJobs, monkeypatch, seconds: float) -> None:
     """A sitting of so many seconds."""
     jobs.spent.started = 0.0
-    monkeypatch.setattr("tune.search.time.monotonic", lambda: seconds)
+    monkeypatch.setattr("tune.search.trials.time.monotonic", lambda: seconds)
 
 
 def test_before_anything(make_study, monkeypatch):

@@ -24,7 +24,7 @@ from lfvd.training.trainer import NonFiniteLoss, TrainResult, train
 from tune import pool
 from tune.desk import RETRIES
 from tune.plan import ResourcesPlan
-from tune.search import FAILED, SearchJobs
+from tune.search.trials import FAILED, SearchJobs
 from tune.study.study import Study
 from tune.trial import Job, run_job
 

@@ -9,7 +9,7 @@ from test_tracking import SEEDS, STATES, begin, confirm, finish, held, look, rec
 
 from lfvd.files import InputError, write_yaml
 from tune.projection import SHORT, Projection, Run, runs_of
-from tune.sampler import training_seed
+from tune.search.samplers import training_seed
 from tune.study.study import Study
 from tune.tracking import default_uri, sync
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tune import race
-from tune.race import Drop, run_race
+from tune.search.racing import Drop, run_race
+from tune.search.trials import racing
 from tune.statistics import pooled_deviation
 
 PLANNED, EXTRA = (10, 11, 12, 13, 14), (20, 21)
@@ -64,7 +64,7 @@ def literal_race(scores, finalists, baseline):
         deviation, degrees = pooled_deviation(used)
         lead = [np.mean([scores[leader, s] - scores[k, s] for s in order[:r]]) for k in others]
         p = stats.t.sf(np.array(lead) / (deviation * math.sqrt(2 / r)), degrees)
-        gone = [(others[i], r, leader, deviation) for i in literal_holm(p, race.ALPHA)]
+        gone = [(others[i], r, leader, deviation) for i in literal_holm(p, racing.ALPHA)]
         drops += sorted(gone, key=lambda drop: mean[drop[0]])
         alive = [k for k in alive if k not in [drop[0] for drop in gone]]
     seeds = PLANNED if len(alive) == 1 and r <= 5 else order[: max(ran[k] for k in alive)]
@@ -228,7 +228,7 @@ def test_without_the_baseline_the_first_round_has_no_yardstick():
     first = run_race(only(scores, t7=1, t3=1), [7, 3, 0], **ask)
     assert (first.dropped, first.wanted) == ((), ((7, 11), (3, 11)))
     assert [d.seeds for d in run_race(only(scores, t7=2, t3=2), [7, 3, 0], **ask).dropped] == [2]
-    assert run_race(scores, [7, 3, 0], **{**ask, "out": {0, 3, 7}}) == race.Race(
+    assert run_race(scores, [7, 3, 0], **{**ask, "out": {0, 3, 7}}) == racing.Race(
         alive=(), dropped=(), rounds=0, wanted=()
     )
 

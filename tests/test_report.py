@@ -12,13 +12,13 @@ import pytest
 from browser import ink, see, see_in_frame
 
 from tune.answer import answer_of
-from tune.confirm import ranking
 from tune.experiments import published
 from tune.pages.material import gather
 from tune.pages.outcome import with_interval
 from tune.pages.page import Chart, Page, render
 from tune.report import report_of, write_report
-from tune.search import ranked
+from tune.search.confirmation import ranking
+from tune.search.trials import ranked
 from tune.statement import statement_of
 from tune.statistics import mean_interval
 from tune.study.study import Study

@@ -25,13 +25,13 @@ from lfvd.data.simulate import simulate
 from lfvd.files import InputError, read_yaml, write_yaml
 from lfvd.training.trainer import NonFiniteLoss, train
 from tune import reproduce
-from tune.confirm import ConfirmJobs
 from tune.experiments import ROWS, Row, published
 from tune.live import ConfirmView
 from tune.paper.grid import Grid, is_grid, read_base, start_grid
 from tune.paper.rows import UNDECIDED, Line, Outcomes
 from tune.paper.tables import number, summary
 from tune.projection import runs_of
+from tune.search.confirmation import ConfirmJobs
 from tune.statistics import Difference, paired
 from tune.study.study import Study, StudyError
 from tune.tracking import default_uri

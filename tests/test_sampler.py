@@ -10,7 +10,7 @@ from conftest import PLAN, make_plan
 from optuna.trial import TrialState
 
 from tune.plan import MAX_SEED, SamplerPlan
-from tune.sampler import sampler_for, training_seed
+from tune.search.samplers import sampler_for, training_seed
 from tune.study.study import Study
 
 
@@ -94,7 +94,7 @@ def test_tpe_suggests_what_optunas_own_does(make_study, monkeypatch):
     space = {**PLAN["space"], "model.dropout": {"choices": [dropout]}, "loss.temperature": {"low": 0.05, "high": 1.0}}
     ours, optunas = make_study("ours", space=space), make_study("optunas", space=space)
     grow(ours, 16)
-    monkeypatch.delattr("tune.sampler._TPE.infer_relative_search_space")
+    monkeypatch.delattr("tune.search.samplers._TPE.infer_relative_search_space")
     grow(optunas, 16)
     assert values(ours) == values(optunas)
     assert {v["model.dropout"] for v in values(ours)} == {dropout}

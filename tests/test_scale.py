@@ -9,7 +9,7 @@ from benchmarks import scale
 from optuna.trial import TrialState
 from test_search import history, never
 
-from tune.search import SearchJobs
+from tune.search.trials import SearchJobs
 from tune.study.study import Study
 
 

@@ -6,8 +6,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tune.plan import SchedulerPlan
-from tune.scheduler import Rungs
-from tune.scheduler import quantile as read_off
+from tune.search.asha import Rungs
+from tune.search.asha import quantile as read_off
 
 Event = tuple[int, int, float]
 

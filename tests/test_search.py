@@ -12,8 +12,8 @@ from conftest import PLAN, start_study
 from optuna.trial import TrialState
 
 from lfvd.data.corpus import Corpus
-from tune.scheduler import Rungs, audited
-from tune.search import AUDITED, FAILED, STOPPED, SearchJobs, ranked
+from tune.search.asha import Rungs, audited
+from tune.search.trials import AUDITED, FAILED, STOPPED, SearchJobs, ranked
 from tune.study.study import OBJECTIVE, Study
 from tune.trial import Job
 
@@ -332,7 +332,7 @@ def test_gpu_hours_end_the_search(make_study):
 
 def test_wall_ends_the_search(make_study, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("tune.search.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tune.search.trials.time.monotonic", lambda: now[0])
     jobs = SearchJobs(make_study(budget={"wall": "1m"}), never)
     jobs.spent.started = now[0]
     job = jobs.next()

@@ -14,8 +14,8 @@ from test_confirm import run_here
 
 from lfvd.data.corpus import Corpus
 from tune.best import write_best
-from tune.confirm import ConfirmJobs
-from tune.search import SearchJobs
+from tune.search.confirmation import ConfirmJobs
+from tune.search.trials import SearchJobs
 from tune.tracking import default_uri, sync
 
 # The import of mlflow.store: SQLAlchemy 2.1 deprecates a loader that MLflow 3.17 uses.

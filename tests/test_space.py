@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lfvd.config import Config, config_specs
 from lfvd.training.trainer import TrainResult
 from tune.plan import SHIPPED, ConfirmPlan, Parameter, PlanError, SearchPlan
-from tune.search import SearchJobs
+from tune.search.trials import SearchJobs
 from tune.study.study import DataSource, Study
 from tune.trial import run_job
 

@@ -23,8 +23,8 @@ from lfvd.files import write_yaml
 from tune import tracking
 from tune.plan import SearchPlan
 from tune.projection import runs_of
-from tune.sampler import sampler_for, training_seed
-from tune.search import FAILED, STOPPED
+from tune.search.samplers import sampler_for, training_seed
+from tune.search.trials import FAILED, STOPPED
 from tune.study.study import OBJECTIVE, DataSource, Study
 from tune.tracking import Tracker, TrackingError, default_uri, sync
 

@@ -19,7 +19,7 @@ from lfvd.config import Config
 from lfvd.data.corpus import Corpus
 from lfvd.files import read_yaml, write_yaml
 from tune.cli import main
-from tune.search import BY_HAND, STOPPED
+from tune.search.trials import BY_HAND, STOPPED
 from tune.study.study import Study
 
 COMMAND = str(Path(sys.executable).with_name("lfvd-tune"))

@@ -12,10 +12,10 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from tune.confirm import Confirmed, settled
 from tune.importance import Importance, importances
-from tune.scheduler import Rungs
-from tune.search import AUDITED
+from tune.search.asha import Rungs
+from tune.search.confirmation import Confirmed, settled
+from tune.search.trials import AUDITED
 from tune.statistics import (
     Difference,
     Resampled,
@@ -80,7 +80,7 @@ class Answer:
     """What a study says, as far as it has come."""
 
     order: list[Confirmed]
-    """Finalists as tune.confirm.ranking has them; empty until their race is over."""
+    """Finalists as tune.search.confirmation.ranking has them; empty until their race is over."""
     noise: Noise | None
     """None until the baseline has its seeds, and with a single seed."""
     validation: Difference | None
@@ -135,7 +135,7 @@ def answer_of(study: Study) -> Answer:
 
 
 def _tied(order: list[Confirmed]) -> tuple[int, ...]:
-    """Finalists not significantly worse than the winner, each by the seeds that it ran (as tune.race, at a usual level)."""
+    """Finalists not significantly worse than the winner, each by the seeds that it ran (as tune.search.racing, at a usual level)."""
     others = [each for each in order[1:] if each.trial != BASELINE]
     runs = {each.trial: each.scores + each.beyond for each in order}
     deviation, degrees = pooled_deviation({n: dict(enumerate(scores)) for n, scores in runs.items()})

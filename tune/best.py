@@ -20,7 +20,7 @@ from lfvd.training.environment import pick_device, run_info, settle_arithmetic
 from lfvd.training.evaluation import Evaluation, evaluate
 from lfvd.training.plots import confusion
 from tune.answer import answer_of
-from tune.confirm import Confirmed, mean_std, settled
+from tune.search.confirmation import Confirmed, mean_std, settled
 from tune.statement import statement_of
 from tune.statistics import Difference, Resampled
 from tune.study.predictions import Predictions

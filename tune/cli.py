@@ -198,17 +198,17 @@ def prune(
 ) -> None:
     """End one unfinished trial by hand; it counts as stopped early."""
     study = _open(results, name)
-    from tune import search
+    from tune.search.trials import trials
     from tune.study import lock
     from tune.study.study import writing
 
-    search.check_unfinished(study, trial)
+    trials.check_unfinished(study, trial)
     if lock.at_work(study.folder):
-        lock.ask(study.folder, search.prune_request(trial))
+        lock.ask(study.folder, trials.prune_request(trial))
         print(f"trial {trial} ends after its current epoch")
         return
     with writing(study.folder):
-        search.prune(study, trial)
+        trials.prune(study, trial)
     print(f"trial {trial} is ended")
 
 
@@ -216,8 +216,8 @@ def prune(
 def best(name: NameArgument, results: ResultsOption = RESULTS) -> None:
     """Show the finalists, winner against baseline, and where best.yaml lies."""
     study = _open(results, name)
-    from tune.confirm import settled
     from tune.screen import show_best
+    from tune.search.confirmation import settled
 
     if not settled(study) or not (study.folder / "best.yaml").is_file():
         print(f"lfvd-tune: {study.folder}: is not confirmed yet: run `lfvd-tune confirm {name}`", file=sys.stderr)
@@ -315,7 +315,7 @@ def slurm(
     time: Annotated[str, typer.Option("--time", help="Time limit of a job, such as 12:00:00; the next job goes on.")],
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="FILE", help="Corpus; default: the script's argument, `sbatch search.sh FILE`."),
+        typer.Option("--data", metavar="FILE", help="Corpus; default: the script's argument, `sbatch trials.sh FILE`."),
     ] = None,
     gpus: Annotated[int, typer.Option("--gpus-per-node", min=0, help="GPUs of each node.")] = 0,
     cpus: Annotated[
@@ -325,7 +325,7 @@ def slurm(
     name: Annotated[str | None, typer.Option("--name", help="The study's name; default: the plan's.")] = None,
     results: ResultsOption = RESULTS,
 ) -> None:
-    """Print a SLURM batch script for `search`: `lfvd-tune slurm … > search.sh`, then `sbatch search.sh`."""
+    """Print a SLURM batch script for `search`: `lfvd-tune slurm … > trials.sh`, then `sbatch trials.sh`."""
     from tune.slurm import Allocation, batch_script
 
     ask = Allocation(nodes=nodes, gpus=gpus, cpus=cpus, time=time)

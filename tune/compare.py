@@ -17,7 +17,7 @@ from tune.pages.page import Chart, Group, Note, Page, Part, Row, Section, Table,
 from tune.pages.searched import range_of
 from tune.plan import Parameter
 from tune.report import notices
-from tune.search import ranked
+from tune.search.trials import ranked
 from tune.statement import p_value, points
 from tune.statistics import paired
 from tune.study.study import BASELINE, Study, StudyError

@@ -25,12 +25,12 @@ from lfvd.training.environment import run_info
 from lfvd.training.trainer import check_fit
 from tune import doctor, estimate, pool
 from tune.best import write_best
-from tune.confirm import ConfirmJobs, finalists, settled
 from tune.finding import Finding
 from tune.live import ConfirmView, Display, SearchView
 from tune.plan import SearchPlan
 from tune.report import write_report
-from tune.search import FAILED, SearchJobs
+from tune.search.confirmation import ConfirmJobs, finalists, settled
+from tune.search.trials import FAILED, SearchJobs
 from tune.study import checkpoints
 from tune.study.lock import Requests
 from tune.study.study import BASELINE, DataSource, Study, writing

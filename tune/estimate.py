@@ -24,7 +24,7 @@ from lfvd.training.trainer import train
 from tune import pool
 from tune.finding import size
 from tune.plan import SchedulerPlan, SearchPlan
-from tune.scheduler import Rungs
+from tune.search.asha import Rungs
 
 MOST_ON_A_DEVICE = 8
 """Trials that share a device at most under `gpu: auto`: their kernels take turns there, so that more of them add little

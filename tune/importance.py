@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 from optuna.trial import create_trial
 
-from tune.search import ranked
+from tune.search.trials import ranked
 from tune.study.study import Study
 
 SHUFFLES = 100

@@ -15,8 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tune.confirm import ConfirmJobs
-from tune.search import SearchJobs, tally
+from tune.search.confirmation import ConfirmJobs
+from tune.search.trials import SearchJobs, tally
 from tune.study.study import BASELINE
 
 LINE_SECONDS = 60

@@ -17,9 +17,9 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from lfvd.files import read_yaml
-from tune.confirm import failed_runs, mean_std, standing
-from tune.sampler import training_seed
-from tune.search import AUDITED, FAILED, STOPPED
+from tune.search.confirmation import failed_runs, mean_std, standing
+from tune.search.samplers import training_seed
+from tune.search.trials import AUDITED, FAILED, STOPPED
 from tune.study.study import BASELINE, Study
 
 LONGEST = 5000

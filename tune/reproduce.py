@@ -1,6 +1,6 @@
 """One sitting at the paper's tables: train the rows that are missing, open test once for all, write tables and figures.
 
-The machinery is that of a confirmation (tune.confirm.ConfirmJobs on a tune.paper.grid.Grid); all of it can be repeated.
+The machinery is that of a confirmation (tune.search.confirmation.ConfirmJobs on a tune.paper.grid.Grid); all of it can be repeated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from rich.table import Table
 from lfvd.data.corpus import Corpus
 from tune import driver
 from tune.best import open_test
-from tune.confirm import ConfirmJobs
 from tune.driver import NothingUsable
 from tune.experiments import REFERENCE, title
 from tune.paper.charts import draw_figures
@@ -21,6 +20,7 @@ from tune.paper.grid import Grid
 from tune.paper.rows import SPLITS, UNDECIDED, Outcomes
 from tune.paper.tables import change, number, spread, summary, write_tables
 from tune.screen import show_faults
+from tune.search.confirmation import ConfirmJobs
 
 
 def sit(grid: Grid, corpus: Corpus, console: Console, *, address: str | None, tracking_uri: str, verbose: bool) -> bool:

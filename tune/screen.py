@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from tune.answer import answer_of, noise_of
-from tune.confirm import Confirmed, mean_std, settled, standing
 from tune.live import compact
-from tune.search import STOPPED, WORDS, ranked, tally
+from tune.search.confirmation import Confirmed, mean_std, settled, standing
+from tune.search.trials import STOPPED, WORDS, ranked, tally
 from tune.statement import noise_sentence, statement_of
 from tune.study.lock import at_work
 from tune.study.study import BASELINE, Study

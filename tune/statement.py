@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 from lfvd.config import PRESETS, Config, config_specs
 from tune.answer import ALPHA, Answer, Noise
 from tune.plan import Parameter, SearchPlan
-from tune.search import AUDITED, ranked
+from tune.search.trials import AUDITED, ranked
 from tune.statistics import Difference, Resampled
 from tune.study.study import BASELINE, Study
 

@@ -77,7 +77,7 @@ def random_search(path: str) -> None:
     """Configs of Optuna's random sampler, each trained to its end with the seed that a search would give it."""
     import optuna
 
-    from tune.sampler import sampler_for, training_seed
+    from tune.search.samplers import sampler_for, training_seed
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     tasks = []
@@ -113,7 +113,7 @@ def search(path: str) -> None:
     """The product's own search, for as many epochs as the largest share of random search's."""
     from lfvd.data.corpus import Corpus
     from tune import pool
-    from tune.search import SearchJobs
+    from tune.search.trials import SearchJobs
     from tune.study.study import DataSource, Study
 
     corpus = Corpus.open(path).restricted("train", "valid")

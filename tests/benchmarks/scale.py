@@ -35,7 +35,7 @@ from lfvd.files import read_yaml
 from tune import pool
 from tune.plan import SHIPPED, ResourcesPlan, SearchPlan
 from tune.projection import Projection, runs_of
-from tune.search import SearchJobs
+from tune.search.trials import SearchJobs
 from tune.study.study import OBJECTIVE, DataSource, Study, writing
 from tune.trial import Job, Result
 

@@ -23,8 +23,8 @@ from lfvd.training.plots import COLOURS
 from tune.importance import Importance, whole
 from tune.pages.hours import Hours
 from tune.plan import Parameter
-from tune.scheduler import Rungs
-from tune.search import AUDITED, BY_HAND, STOPPED, ranked
+from tune.search.asha import Rungs
+from tune.search.trials import AUDITED, BY_HAND, STOPPED, ranked
 from tune.statistics import expected_best
 from tune.study.study import BASELINE, OBJECTIVE, Study
 

@@ -11,8 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lfvd.config import MODALITY_NAMES
-from tune.confirm import Confirmed
 from tune.pages.figures import BLUE, GREEN, GREY, ORANGE, PINK, SCORE, SKY, base, best_of, plain
+from tune.search.confirmation import Confirmed
 from tune.statistics import mean_interval
 from tune.study.predictions import Predictions
 from tune.study.study import BASELINE, Study

@@ -13,7 +13,7 @@ from tune.pages.hours import amount
 from tune.pages.material import Material
 from tune.pages.page import Chart, Group, Note, Part, Row, Section, Table
 from tune.plan import Parameter
-from tune.search import ranked
+from tune.search.trials import ranked
 from tune.statistics import expected_best
 
 ALIKE = Note(text="Left out: it takes two trials with different scores.")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tune.best import Scores
-from tune.confirm import FAILED, mean_std
 from tune.experiments import REFERENCE, Row, dataset_of, published, title
 from tune.paper.grid import Grid
+from tune.search.confirmation import FAILED, mean_std
 from tune.statistics import Difference, paired
 
 LEVEL = 0.95

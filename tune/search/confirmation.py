@@ -14,8 +14,8 @@ import numpy as np
 
 from lfvd.files import write_bytes
 from tune.plan import ConfirmPlan
-from tune.race import Drop, Race, run_race
-from tune.search import ranked
+from tune.search.racing import Drop, Race, run_race
+from tune.search.trials import ranked
 from tune.study.checkpoints import delete
 from tune.study.study import BASELINE, Study
 from tune.trial import Job, Result

@@ -45,7 +45,7 @@ class Rungs:
 
 def audited(plan: SearchPlan, trial: int) -> bool:
     """Whether a trial is run on where a rung stops it: drawn from (sampler seed, trial number), `scheduler.audit` of all."""
-    draw = np.random.SeedSequence([plan.sampler.seed, trial, 0]).generate_state(1)[0]  # 1 and on: tune.sampler
+    draw = np.random.SeedSequence([plan.sampler.seed, trial, 0]).generate_state(1)[0]  # 1 and on: tune.search.samplers
     return bool(draw < plan.scheduler.audit * 2**32)
 
 
