@@ -174,15 +174,15 @@ def address() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def connected(address: str, request: pytest.FixtureRequest) -> Iterator[None]:
     """This process as a driver of that cluster; its environment as it was, afterwards."""
-    from tune import pool
+    from tune.execution import ray_jobs
     from tune.plan import ResourcesPlan
 
     before = dict(os.environ)
     this = request.module
-    pool.ray.cloudpickle.register_pickle_by_value(this)  # workers cannot import a test file
-    with pool.cluster(ResourcesPlan(), address=address):
+    ray_jobs.ray.cloudpickle.register_pickle_by_value(this)  # workers cannot import a test file
+    with ray_jobs.cluster(ResourcesPlan(), address=address):
         yield
-    pool.ray.cloudpickle.unregister_pickle_by_value(this)
+    ray_jobs.ray.cloudpickle.unregister_pickle_by_value(this)
     os.environ.clear()
     os.environ.update(before)
 
@@ -190,7 +190,7 @@ def connected(address: str, request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def make_job(tmp_path, tiny_config):
     """A job on `tiny_corpus`: `make_job("name", seed, gpu=0.5, run__epochs=9)`."""
-    from tune.trial import Job
+    from tune.execution.worker import Job
 
     def make(name: str, seed: int = 0, gpu: float = 0.0, **values) -> Job:
         config = tiny_config.with_values(

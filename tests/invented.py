@@ -8,13 +8,13 @@ import numpy as np
 import optuna
 
 from lfvd.training.metrics import scores
+from tune.execution.worker import Result
 from tune.plan import SearchPlan
 from tune.search.confirmation import ConfirmJobs, ranking
 from tune.search.trials import SearchJobs, prune_request
 from tune.study.lock import ask
 from tune.study.predictions import Predictions
 from tune.study.study import BASELINE, OBJECTIVE, DataSource, Study
-from tune.trial import Result
 
 CLASSES = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
 SHARES = np.array([0.47, 0.11, 0.02, 0.08, 0.17, 0.03, 0.12])

@@ -23,15 +23,16 @@ from lfvd.config import Config
 from lfvd.data.corpus import SPLITS, Corpus
 from lfvd.files import read_yaml
 from lfvd.training.trainer import train
-from tune import driver, pool
+from tune import driver
 from tune.answer import answer_of
 from tune.best import open_test, write_best
+from tune.execution import ray_jobs
+from tune.execution.worker import _result
 from tune.projection import runs_of
 from tune.search.confirmation import ConfirmJobs, failed_runs, finalists, mean_std, ranking, settled, standing
 from tune.search.trials import FAILED
 from tune.statement import statement_of
 from tune.study.study import JOURNALS, OBJECTIVE, Study, StudyError
-from tune.trial import _result
 
 SEEDS = tuple(PLAN["confirm"]["seeds"])
 
@@ -49,7 +50,7 @@ def never() -> bool:
 
 
 def run_here(source, corpus: Corpus, resources=None) -> None:
-    """What tune.pool.run_jobs does, in this process and one job after the other."""
+    """What tune.execution.ray_jobs.run_jobs does, in this process and one job after the other."""
 
     class Stop(Exception):
         pass
@@ -296,10 +297,10 @@ def in_this_process() -> Iterator[list[Corpus]]:
         run_here(source, corpus)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, "run_jobs", run_jobs)
-        patch.setattr(pool, "cluster", lambda *args, **kwargs: contextlib.nullcontext())
+        patch.setattr(ray_jobs, "run_jobs", run_jobs)
+        patch.setattr(ray_jobs, "cluster", lambda *args, **kwargs: contextlib.nullcontext())
         patch.setattr(driver.doctor, "within", lambda *args: [])
-        patch.setattr(pool, "node_ids", frozenset)
+        patch.setattr(ray_jobs, "node_ids", frozenset)
         patch.setattr(driver, "Tracker", Silent)
         yield handed
 
@@ -697,7 +698,7 @@ def test_no_finalist_came_through(searched, tiny_corpus, here, monkeypatch):
 @pytest.mark.parametrize("stage", [1, 2])
 def test_interrupted_sitting(whole, make_study, tiny_corpus, here, monkeypatch, stage):
     """Ctrl-C once, in the search or in the confirmation: no test is opened; the next sitting ends as an undisturbed one."""
-    original = pool.run_jobs
+    original = ray_jobs.run_jobs
 
     def run_jobs(source, corpus, resources):
         if len(here) + 1 == stage:
@@ -716,7 +717,7 @@ def test_interrupted_sitting(whole, make_study, tiny_corpus, here, monkeypatch, 
     before = signal.getsignal(signal.SIGINT)
     cut = start_study(make_study().folder.parent / "cut", corpus, **SHORT)
     with monkeypatch.context() as patch:
-        patch.setattr(pool, "run_jobs", run_jobs)
+        patch.setattr(ray_jobs, "run_jobs", run_jobs)
         assert sit(cut, corpus) is False
     assert signal.getsignal(signal.SIGINT) is before
     assert (cut.looks(), (cut.folder / "best.yaml").exists()) == ([], False)
@@ -732,7 +733,7 @@ def test_ctrl_c_twice_leaves_at_once(make_study, tiny_corpus, here, monkeypatch)
         assert source.stopping()
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(pool, "run_jobs", run_jobs)
+    monkeypatch.setattr(ray_jobs, "run_jobs", run_jobs)
     before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     study = make_study()
     with pytest.raises(KeyboardInterrupt):

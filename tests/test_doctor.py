@@ -26,8 +26,9 @@ from lfvd.data.corpus import Corpus
 from lfvd.data.simulate import simulate
 from lfvd.files import InputError, write_yaml
 from lfvd.training.trainer import read_result, train
-from tune import doctor, driver, estimate, nodes, pool
+from tune import doctor, driver, estimate, nodes
 from tune.estimate import Measured, cost, epochs_per_trial, file_sizes, settled
+from tune.execution import ray_jobs
 from tune.finding import Finding, digits, show, size
 from tune.nodes import Node
 from tune.plan import PlanError, SchedulerPlan
@@ -64,8 +65,8 @@ def plan_file(path: Path, **changes: object) -> Path:
 @pytest.fixture
 def two_cores(monkeypatch) -> None:
     """A cluster of one node that is not asked."""
-    monkeypatch.setattr(pool, "_nodes", lambda: [{"CPU": 2.0, "memory": 8e9}])
-    monkeypatch.setattr(pool, "counted_gpus", lambda: {"10.0.0.1": 0})
+    monkeypatch.setattr(ray_jobs, "_nodes", lambda: [{"CPU": 2.0, "memory": 8e9}])
+    monkeypatch.setattr(ray_jobs, "counted_gpus", lambda: {"10.0.0.1": 0})
 
 
 class TestAddress:
@@ -73,7 +74,7 @@ class TestAddress:
     def no_other_ray(self, monkeypatch, tmp_path):
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-        monkeypatch.setattr(pool.services, "find_gcs_addresses", frozenset)
+        monkeypatch.setattr(ray_jobs.services, "find_gcs_addresses", frozenset)
 
     def test_none(self):
         assert doctor.check_address(None).ok
@@ -165,8 +166,8 @@ def test_resources(two_cores):
 
 
 def test_like_nodes_are_told_together(monkeypatch):
-    monkeypatch.setattr(pool, "_nodes", lambda: [{"CPU": 8, "GPU": 1}, {"CPU": 2}, {"CPU": 8, "GPU": 1}])
-    assert pool.on_offer() == "2 x 8 CPU and 1 GPU; 2 CPU and 0 GPU"
+    monkeypatch.setattr(ray_jobs, "_nodes", lambda: [{"CPU": 8, "GPU": 1}, {"CPU": 2}, {"CPU": 8, "GPU": 1}])
+    assert ray_jobs.on_offer() == "2 x 8 CPU and 1 GPU; 2 CPU and 0 GPU"
 
 
 def test_storage_of_one_node(two_cores, tmp_path):
@@ -183,10 +184,10 @@ def test_storage_of_one_node(two_cores, tmp_path):
 
 @pytest.mark.parametrize("named", [True, False])
 def test_storage_that_nodes_do_not_share(monkeypatch, named):
-    monkeypatch.setattr(pool, "node_count", lambda: 3)
-    monkeypatch.setattr(pool, "nodes_without", lambda place: {})
+    monkeypatch.setattr(ray_jobs, "node_count", lambda: 3)
+    monkeypatch.setattr(ray_jobs, "nodes_without", lambda place: {})
     assert doctor.check_storage("/share", named=named).found == "/share is writable, by all 3 nodes"
-    monkeypatch.setattr(pool, "nodes_without", lambda place: {"10.0.0.2": "it is not there", "10.0.0.3": "x"})
+    monkeypatch.setattr(ray_jobs, "nodes_without", lambda place: {"10.0.0.2": "it is not there", "10.0.0.3": "x"})
     found = doctor.check_storage("/share", named=named)
     assert (found.ok, found.fatal) == (False, named)
     lost = "" if named else ", so that a trial that loses its node starts over"
@@ -267,7 +268,7 @@ def test_a_node_that_cannot_run_trials():
 
 @pytest.mark.parametrize("answer", ["no answer within 60 s", "RuntimeError: CUDA error"])
 def test_a_node_that_does_not_answer(monkeypatch, answer):
-    monkeypatch.setattr(pool, "counted_gpus", lambda: {"10.0.0.1": 0, "10.0.0.2": 0})
+    monkeypatch.setattr(ray_jobs, "counted_gpus", lambda: {"10.0.0.1": 0, "10.0.0.2": 0})
     answers = {"10.0.0.1": a_node(), "10.0.0.2": answer}
     found, versions, *_ = nodes.check_nodes(make_plan(), answers, None)
     assert (found.ok, found.fatal) == (False, False)
@@ -284,16 +285,16 @@ def test_nodes_are_waited_for_together(monkeypatch):
 
     def get(answer: object, timeout: float) -> None:
         waited.append(timeout)
-        raise pool.ray.exceptions.GetTimeoutError
+        raise ray_jobs.ray.exceptions.GetTimeoutError
 
     alive = [{"Alive": True, "NodeID": "0" * 56, "NodeManagerAddress": f"10.0.0.{i}"} for i in (1, 2, 3)]
     asking = SimpleNamespace(remote=lambda *_: object())
-    monkeypatch.setattr(pool.ray, "nodes", lambda: alive)
-    monkeypatch.setattr(pool.ray, "remote", lambda **_: lambda question: asking)
-    monkeypatch.setattr(pool.ray, "wait", lambda answers, num_returns, timeout: waited.append(timeout))
-    monkeypatch.setattr(pool.ray, "get", get)
-    monkeypatch.setattr(pool.ray, "cancel", lambda *_, **__: None)
-    answers = pool.on_each_node(nodes.look)
+    monkeypatch.setattr(ray_jobs.ray, "nodes", lambda: alive)
+    monkeypatch.setattr(ray_jobs.ray, "remote", lambda **_: lambda question: asking)
+    monkeypatch.setattr(ray_jobs.ray, "wait", lambda answers, num_returns, timeout: waited.append(timeout))
+    monkeypatch.setattr(ray_jobs.ray, "get", get)
+    monkeypatch.setattr(ray_jobs.ray, "cancel", lambda *_, **__: None)
+    answers = ray_jobs.on_each_node(nodes.look)
     assert answers == {f"10.0.0.{i}": "no answer within 60 s" for i in (1, 2, 3)}
     assert sum(waited) == 60
 
@@ -313,7 +314,7 @@ def test_gpus(monkeypatch):
     card = [("Card", 80 * 10**9)]
     answers = {f"10.0.0.{i}": dataclasses.replace(a_node(), gpus=card * i) for i in (1, 2)}
     counted = {"10.0.0.1": 1, "10.0.0.2": 2}
-    monkeypatch.setattr(pool, "counted_gpus", lambda: counted)
+    monkeypatch.setattr(ray_jobs, "counted_gpus", lambda: counted)
     wanted = make_plan(resources={"gpu": 0.5})
     found = nodes.check_gpus(wanted, answers)
     assert (found.ok, found.found) == (
@@ -425,7 +426,7 @@ def test_epoch(two_cores, monkeypatch):
     found = doctor.check_epoch(make_plan(), "NonFiniteLoss: epoch 1")
     assert (found.ok, found.fatal) == (False, True)
     assert found.found == "the timed epoch failed (NonFiniteLoss: epoch 1)"
-    monkeypatch.setattr(pool, "_nodes", lambda: [{"CPU": 16, "GPU": 1, "memory": 100e9}])
+    monkeypatch.setattr(ray_jobs, "_nodes", lambda: [{"CPU": 16, "GPU": 1, "memory": 100e9}])
     found = doctor.check_epoch(make_plan(resources={"gpu": 0.25}), ON_GPU)
     assert (found.ok, found.found.endswith("and 3.0 GB of Card (20.0 GB free): 6 fit")) == (True, True)
     found = doctor.check_epoch(make_plan(resources={"gpu": 0.125}), ON_GPU)
@@ -439,8 +440,8 @@ def test_epoch(two_cores, monkeypatch):
 def test_auto_gpu(free, trials, monkeypatch):
     """As many as fit into nine tenths of what is free, at most eight, at least one."""
     plan = settled(make_plan(resources={"gpu": "auto"}), dataclasses.replace(ON_GPU, device_free=int(free * 1e9)))
-    monkeypatch.setattr(pool, "_nodes", lambda: [{"CPU": 64, "GPU": 2}])
-    assert pool.concurrent(plan.resources) == 2 * trials
+    monkeypatch.setattr(ray_jobs, "_nodes", lambda: [{"CPU": 64, "GPU": 2}])
+    assert ray_jobs.concurrent(plan.resources) == 2 * trials
 
 
 NO_GPU = (
@@ -469,14 +470,14 @@ def test_auto_gpu_without_gpus(two_cores, tiny_corpus):
     ],
 )
 def test_auto_gpu_with_gpus(monkeypatch, measured, gpu, how):
-    monkeypatch.setattr(pool, "_nodes", lambda: [{"CPU": 8, "GPU": 1}])
+    monkeypatch.setattr(ray_jobs, "_nodes", lambda: [{"CPU": 8, "GPU": 1}])
     asked = []
-    monkeypatch.setattr(pool, "run_once", lambda *args, resources: asked.append((args, resources)) or measured)
+    monkeypatch.setattr(ray_jobs, "run_once", lambda *args, resources: asked.append((args, resources)) or measured)
     plan, told = estimate.settle(make_plan(resources={"gpu": "auto"}), None)
     assert (plan.resources.gpu, told) == (gpu, how)
     [((question, config, _), resources)] = asked
     assert (question, config.run.epochs, config.run.device, resources.gpu) == (estimate.measure, 2, "auto", 1.0)
-    monkeypatch.setattr(pool, "run_once", lambda *args, resources: "NonFiniteLoss: epoch 1")
+    monkeypatch.setattr(ray_jobs, "run_once", lambda *args, resources: "NonFiniteLoss: epoch 1")
     with pytest.raises(
         InputError, match=r"`resources.gpu` is auto, but the epoch that settles it failed \(NonFiniteLoss"
     ):
@@ -596,8 +597,8 @@ def test_before_a_search_on_this_machine(two_cores, make_study, tiny_corpus, mon
     def asked(*_: object, **__: object) -> None:
         raise AssertionError("a worker was asked")
 
-    monkeypatch.setattr(pool, "on_each_node", asked)
-    monkeypatch.setattr(pool, "run_once", asked)
+    monkeypatch.setattr(ray_jobs, "on_each_node", asked)
+    monkeypatch.setattr(ray_jobs, "run_once", asked)
     study = make_study()
     within = doctor.within(study, tiny_corpus, None)
     assert [(f.check, f.ok) for f in within] == [("versions", True), ("gpus", True), ("storage", True), ("disk", True)]
@@ -615,7 +616,7 @@ class TestOnRay:
             "Ray counts 2 GPUs on 127.0.0.2, but torch sees 0 there, so that trials may train on the CPU: install the GPUs' "
             "driver and a torch for it, or start Ray with the `--num-gpus` that there are"
         )
-        [node] = pool.on_each_node(nodes.look).values()
+        [node] = ray_jobs.on_each_node(nodes.look).values()
         assert found["access"].ok == node.token
 
     @pytest.mark.slow
@@ -637,7 +638,7 @@ class TestOnRay:
     @pytest.mark.slow
     def test_a_place_that_never_comes(self, connected):
         resources = dataclasses.replace(make_plan().resources, cpu=64, epoch_timeout="1s")
-        assert pool.run_once(nodes.look, resources=resources) == "no answer within 1 s"
+        assert ray_jobs.run_once(nodes.look, resources=resources) == "no answer within 1 s"
 
     @pytest.mark.slow
     def test_a_node_with_another_torch(self, connected, address, tmp_path):
@@ -658,11 +659,11 @@ class TestOnRay:
             node = subprocess.Popen(argv, env=other, stdout=log, stderr=log, start_new_session=True)
         try:
             deadline = time.monotonic() + 120
-            while pool.node_count() < 2:
+            while ray_jobs.node_count() < 2:
                 assert node.poll() is None, (Path(scratch) / "log.txt").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
-            answers = pool.on_each_node(nodes.look)
+            answers = ray_jobs.on_each_node(nodes.look)
             assert answers["127.0.0.3"].versions["torch"] == "1.2.3", answers
             found = nodes.check_versions(answers)
             assert (found.ok, found.fatal) == (False, False)
@@ -673,7 +674,7 @@ class TestOnRay:
             node.wait(60)
             shutil.rmtree(scratch, ignore_errors=True)
             deadline = time.monotonic() + 120
-            while pool.node_count() > 1:
+            while ray_jobs.node_count() > 1:
                 assert time.monotonic() < deadline, "the node is still there"
                 time.sleep(0.2)
 

@@ -13,10 +13,10 @@ import pytest
 from workers import Listed, traces, untimed
 
 from lfvd.training.trainer import train
-from tune import pool
-from tune.desk import RETRIES, Desk
+from tune.execution import ray_jobs
+from tune.execution.retries import RETRIES, Desk
+from tune.execution.worker import Result, run_job
 from tune.plan import ResourcesPlan
-from tune.trial import Result, run_job
 
 # Ray 2.60 leaves its sockets and the ends of its pipes to the collector when a driver leaves a cluster.
 pytestmark = [
@@ -176,10 +176,10 @@ def crowded_job(config, corpus) -> None:
 @pytest.mark.slow
 def test_too_little_memory_on_ray(connected, make_job, tiny_corpus, monkeypatch):
     """The one that needs a whole device gets it; the others go on."""
-    monkeypatch.setattr(pool, "run_job", crowded_job)
+    monkeypatch.setattr(ray_jobs, "run_job", crowded_job)
     jobs = [make_job(name, gpu=0.5, run__device="auto") for name in ("small0", "big", "small1")]
     source = Listed(jobs)
-    pool.run_jobs(source, tiny_corpus, ResourcesPlan(gpu=0.5))
+    ray_jobs.run_jobs(source, tiny_corpus, ResourcesPlan(gpu=0.5))
     assert source.ended == {"small0": "finished", "big": "finished", "small1": "finished"}
     [(name, reason, then)] = source.faults
     assert (name, then) == ("big", "tried once more, alone on a device")
@@ -208,12 +208,12 @@ def stopping_job(config, corpus) -> None:
 @pytest.mark.slow
 def test_a_worker_that_hangs(connected, make_job, tiny_corpus, monkeypatch):
     """Its process is stopped in the middle of a run: after `resources.epoch_timeout` it is ended, and the run goes on."""
-    monkeypatch.setattr(pool, "run_job", stopping_job)
+    monkeypatch.setattr(ray_jobs, "run_job", stopping_job)
     job = make_job("hangs", run__epochs=400)
     source = Listed([job])
     seconds = 20
     began = time.monotonic()
-    pool.run_jobs(source, tiny_corpus, ResourcesPlan(epoch_timeout=f"{seconds}s"))
+    ray_jobs.run_jobs(source, tiny_corpus, ResourcesPlan(epoch_timeout=f"{seconds}s"))
     assert time.monotonic() - began > seconds
     assert source.ended == {"hangs": "finished"}
     assert source.faults == [
@@ -253,7 +253,7 @@ def test_a_full_disk_is_waited_for(make_job, tiny_corpus, monkeypatch):
     """A run that cannot write its checkpoint says so, waits, and goes on from the last one."""
     told: list[dict] = []
     monkeypatch.setattr("ray.tune.report", told.append)
-    monkeypatch.setattr("tune.trial.WAIT_SECONDS", 0)
+    monkeypatch.setattr("tune.execution.worker.WAIT_SECONDS", 0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     job = make_job("full")

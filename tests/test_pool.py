@@ -21,12 +21,12 @@ from workers import Listed, traces, untimed
 from lfvd.data.corpus import Corpus, CorpusError
 from lfvd.files import InputError
 from lfvd.training.trainer import NonFiniteLoss, TrainResult, train
-from tune import pool
-from tune.desk import RETRIES
+from tune.execution import ray_jobs
+from tune.execution.retries import RETRIES
+from tune.execution.worker import Job, run_job
 from tune.plan import ResourcesPlan
 from tune.search.trials import FAILED, SearchJobs
 from tune.study.study import Study
-from tune.trial import Job, run_job
 
 # Ray 2.60 leaves its sockets and the ends of its pipes to the collector when a driver leaves a cluster.
 pytestmark = [
@@ -67,7 +67,7 @@ def spied_job(config: dict, corpus: Corpus) -> None:
 
 def test_jobs_in_parallel(connected, make_job, tiny_corpus, monkeypatch):
     """Two at a time on workers that are used again; failures with their reasons beside what goes well; the same bits."""
-    monkeypatch.setattr(pool, "run_job", spied_job)
+    monkeypatch.setattr(ray_jobs, "run_job", spied_job)
     good = [make_job(f"good{seed}", seed, run__epochs=12) for seed in range(3)]
     nan = make_job("nan", data__modalities="a", data__standardise=False)
     missing = make_job("missing", data__modalities="l,v")
@@ -75,7 +75,7 @@ def test_jobs_in_parallel(connected, make_job, tiny_corpus, monkeypatch):
     corpus = tiny_corpus.restricted("train", "valid")
     huge = np.sign(corpus.features["a"]) * np.float32(3e38)
     corpus = dataclasses.replace(corpus, features={"l": corpus.features["l"], "a": huge})
-    pool.run_jobs(source, corpus, ResourcesPlan())
+    ray_jobs.run_jobs(source, corpus, ResourcesPlan())
     assert source.ended == {
         **{job.name: "finished" for job in good},
         "missing": "CorpusError: the corpus TINY has no visual features, but `data.modalities` names v: import them, or use "
@@ -118,14 +118,14 @@ def kill_once(path: Path, at: int) -> Callable[[Job, dict], None]:
 
 def test_a_killed_worker_goes_on(connected, make_study, tiny_corpus, monkeypatch):
     """From its checkpoint, under the same number, no epoch twice, and to the same end as undisturbed."""
-    monkeypatch.setattr(pool, "run_job", spied_job)
+    monkeypatch.setattr(ray_jobs, "run_job", spied_job)
     scheduler = {"kind": "none", "max_epochs": 20}
     study = make_study(trials=1, scheduler=scheduler)
     jobs = SearchJobs(study, lambda: False)
     look, report = kill_once(study.folder / "checkpoints", 3), jobs.report
     (study.folder / "checkpoints").mkdir()
     jobs.report = lambda job, record: look(job, record) or report(job, record)
-    pool.run_jobs(jobs, tiny_corpus, ResourcesPlan())
+    ray_jobs.run_jobs(jobs, tiny_corpus, ResourcesPlan())
     [trial] = study.trials
     assert (trial.number, trial.state) == (0, TrialState.COMPLETE)
     records = study.epochs("search")
@@ -158,10 +158,10 @@ def raising_job(config: dict, corpus: Corpus) -> None:
 @pytest.mark.slow
 def test_a_worker_that_always_dies(connected, make_study, tiny_corpus, monkeypatch):
     """Twice again, then FAIL with Ray's word for it, and the search goes on."""
-    monkeypatch.setattr(pool, "run_job", dying_job)
+    monkeypatch.setattr(ray_jobs, "run_job", dying_job)
     study = make_study(trials=1)
     (study.folder / "checkpoints").mkdir()
-    pool.run_jobs(SearchJobs(study, lambda: False), tiny_corpus, ResourcesPlan())
+    ray_jobs.run_jobs(SearchJobs(study, lambda: False), tiny_corpus, ResourcesPlan())
     [trial] = study.trials
     assert trial.state == TrialState.FAIL
     assert "worker process has died" in trial.user_attrs[FAILED]
@@ -174,10 +174,10 @@ def test_a_worker_that_always_dies(connected, make_study, tiny_corpus, monkeypat
 @pytest.mark.slow
 def test_a_run_that_raises_each_time(connected, make_study, tiny_corpus, monkeypatch):
     """Tried again in fresh processes, then FAIL with the error's own line."""
-    monkeypatch.setattr(pool, "run_job", raising_job)
+    monkeypatch.setattr(ray_jobs, "run_job", raising_job)
     study = make_study(trials=1)
     (study.folder / "checkpoints").mkdir()
-    pool.run_jobs(SearchJobs(study, lambda: False), tiny_corpus, ResourcesPlan())
+    ray_jobs.run_jobs(SearchJobs(study, lambda: False), tiny_corpus, ResourcesPlan())
     [trial] = study.trials
     assert trial.state == TrialState.FAIL
     assert trial.user_attrs[FAILED] == "RuntimeError: the device is lost"
@@ -188,14 +188,14 @@ def test_a_run_that_raises_each_time(connected, make_study, tiny_corpus, monkeyp
 @pytest.mark.slow
 def test_logical_gpus(connected, make_job, tiny_corpus, monkeypatch):
     """A quarter of a GPU that torch cannot see: trained on the CPU, one device number a worker."""
-    monkeypatch.setattr(pool, "run_job", spied_job)
+    monkeypatch.setattr(ray_jobs, "run_job", spied_job)
     resources = ResourcesPlan(gpu=0.25)
-    assert pool._slots(resources) == 2, "the cores are the limit"
-    assert pool._slots(ResourcesPlan(gpu=2)) == 1
-    assert pool._slots(ResourcesPlan(gpu=3)) == 0
+    assert ray_jobs._slots(resources) == 2, "the cores are the limit"
+    assert ray_jobs._slots(ResourcesPlan(gpu=2)) == 1
+    assert ray_jobs._slots(ResourcesPlan(gpu=3)) == 0
     jobs = [make_job(f"job{seed}", seed, gpu=0.25, run__device="auto") for seed in range(2)]
     source = Listed(jobs)
-    pool.run_jobs(source, tiny_corpus, resources)
+    ray_jobs.run_jobs(source, tiny_corpus, resources)
     assert source.ended == {"job0": "finished", "job1": "finished"}
     for job in jobs:
         assert traces(job.checkpoint)[0]["gpus"] in ("0", "1")
@@ -209,7 +209,7 @@ def test_search_on_ray(connected, make_study, tiny_corpus):
 
     one = {"resources": {"max_concurrent": 1}}
     study, alone = make_study("ray", **one), make_study("alone", **one)
-    pool.run_jobs(SearchJobs(study, lambda: False), tiny_corpus, study.plan.resources)
+    ray_jobs.run_jobs(SearchJobs(study, lambda: False), tiny_corpus, study.plan.resources)
     run_here(SearchJobs(alone, lambda: False), tiny_corpus)
     assert untimed(study) == untimed(alone)
     for mine, theirs in zip(study.trials, alone.trials, strict=True):
@@ -223,12 +223,12 @@ def test_interrupted_on_ray(connected, make_study, tiny_corpus):
     """Asked to stop after five epochs: what runs stays unfinished, and goes on later without an epoch twice."""
     study = make_study(trials=4)
     jobs = SearchJobs(study, lambda: len(study.epochs()) >= 5)
-    pool.run_jobs(jobs, tiny_corpus, ResourcesPlan())
+    ray_jobs.run_jobs(jobs, tiny_corpus, ResourcesPlan())
     states = {t.number: t.state for t in study.trials}
     assert TrialState.RUNNING in states.values()
     assert TrialState.FAIL not in states.values(), [t.user_attrs for t in study.trials]
     reopened = Study.open(study.folder)
-    pool.run_jobs(SearchJobs(reopened, lambda: False), tiny_corpus, ResourcesPlan())
+    ray_jobs.run_jobs(SearchJobs(reopened, lambda: False), tiny_corpus, ResourcesPlan())
     keys = [(r["trial"], r["epoch"]) for r in reopened.epochs()]
     assert len(keys) == len(set(keys))
     assert TrialState.FAIL not in {t.state for t in reopened.trials}, [t.user_attrs for t in reopened.trials]
@@ -241,7 +241,7 @@ def test_more_than_the_nodes_hold(connected, make_job, tiny_corpus):
     source = Listed([make_job(f"job{seed}", seed, run__epochs=2) for seed in range(4)])
     left = []
     source.on_report = lambda job, record: left.append(len(source.waiting))
-    pool.run_jobs(source, tiny_corpus, ResourcesPlan(max_concurrent=4))
+    ray_jobs.run_jobs(source, tiny_corpus, ResourcesPlan(max_concurrent=4))
     assert left[0] == 0, "all were asked for before the first epoch"
     assert set(source.ended.values()) == {"finished"}
     assert len(source.ended) == 4
@@ -250,12 +250,12 @@ def test_more_than_the_nodes_hold(connected, make_job, tiny_corpus):
 @pytest.mark.slow
 def test_nothing_to_run(connected, tiny_corpus):
     source = Listed([])
-    pool.run_jobs(source, tiny_corpus, ResourcesPlan())
+    ray_jobs.run_jobs(source, tiny_corpus, ResourcesPlan())
     assert source.ended == {}
 
 
 def test_no_cluster_there():
-    with pytest.raises(InputError) as error, pool.cluster(ResourcesPlan(), address="127.0.0.1:1,2"):
+    with pytest.raises(InputError) as error, ray_jobs.cluster(ResourcesPlan(), address="127.0.0.1:1,2"):
         pass
     assert str(error.value).startswith("--address 127.0.0.1:1,2: no Ray cluster answers there (")
 
@@ -283,17 +283,17 @@ def nodes(*each: tuple[float, float]) -> Callable[[], list[dict]]:
 )
 def test_slots(monkeypatch, have, cpu, gpu, slots):
     """A trial lies on one node, and a share below one on one device."""
-    monkeypatch.setattr(pool, "_nodes", nodes(*have))
-    assert pool._slots(ResourcesPlan(cpu=cpu, gpu=gpu)) == slots
+    monkeypatch.setattr(ray_jobs, "_nodes", nodes(*have))
+    assert ray_jobs._slots(ResourcesPlan(cpu=cpu, gpu=gpu)) == slots
 
 
 def test_resources_that_no_node_has(monkeypatch):
     """An error at once: Ray itself waits for ever."""
     shut = []
-    monkeypatch.setattr(pool.ray, "init", lambda **_: None)
-    monkeypatch.setattr(pool.ray, "shutdown", lambda: shut.append(1))
-    monkeypatch.setattr(pool, "_nodes", nodes((2, 0), (4, 1)))
-    with pytest.raises(InputError) as error, pool.cluster(ResourcesPlan(cpu=3, gpu=1.0 + 1)):
+    monkeypatch.setattr(ray_jobs.ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray_jobs.ray, "shutdown", lambda: shut.append(1))
+    monkeypatch.setattr(ray_jobs, "_nodes", nodes((2, 0), (4, 1)))
+    with pytest.raises(InputError) as error, ray_jobs.cluster(ResourcesPlan(cpu=3, gpu=1.0 + 1)):
         pass
     assert str(error.value) == (
         "`resources` asks 3 CPU and 2 GPU a trial, but no node has that (there is 2 CPU and 0 GPU; 4 CPU and 1 GPU): "
@@ -303,8 +303,8 @@ def test_resources_that_no_node_has(monkeypatch):
 
 
 def test_last_line():
-    assert pool._last_line("Traceback\n  File x\nValueError: no\n\n") == "ValueError: no"
-    assert pool._last_line(None) == ""
+    assert ray_jobs._last_line("Traceback\n  File x\nValueError: no\n\n") == "ValueError: no"
+    assert ray_jobs._last_line(None) == ""
 
 
 @pytest.mark.parametrize(("gpu", "visible"), [(0.0, ""), (0.5, "3")])
@@ -377,7 +377,7 @@ def thief(config: dict, corpus: Corpus) -> None:
 
 def test_a_worker_cannot_reach_the_test_split(connected, make_job, tiny_corpus, monkeypatch):
     """Not in what it is given: no rows, no names, no memory below, no path that leads there."""
-    monkeypatch.setattr(pool, "run_job", thief)
+    monkeypatch.setattr(ray_jobs, "run_job", thief)
     test = tiny_corpus.indices("test")
     features = {m: np.array(x) for m, x in tiny_corpus.features.items()}
     for flat in features.values():
@@ -389,7 +389,7 @@ def test_a_worker_cannot_reach_the_test_split(connected, make_job, tiny_corpus, 
     found = {}
     for name, given in (("whole", corpus), ("sealed", corpus.restricted("train", "valid"))):
         source = Listed([make_job(name)])
-        pool.run_jobs(source, given, ResourcesPlan())
+        ray_jobs.run_jobs(source, given, ResourcesPlan())
         found[name] = json.loads(source.ended[name])
     assert found["sealed"] == {
         "refusal": "the corpus TINY has no dialogue in its test split: name another split",

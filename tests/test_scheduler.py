@@ -84,7 +84,7 @@ class _Trial:
 
 
 def ray_decisions(plan: SchedulerPlan, events: list[Event]) -> list[tuple[Event, bool]]:
-    from tune.pool import ray_tune  # Ray as imported there: a bare import warns of what is to come
+    from tune.execution.ray_jobs import ray_tune  # Ray as imported there: a bare import warns of what is to come
 
     schedulers = ray_tune.schedulers
     scheduler = schedulers.AsyncHyperBandScheduler(

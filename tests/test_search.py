@@ -12,10 +12,10 @@ from conftest import PLAN, start_study
 from optuna.trial import TrialState
 
 from lfvd.data.corpus import Corpus
+from tune.execution.worker import Job
 from tune.search.asha import Rungs, audited
 from tune.search.trials import AUDITED, FAILED, STOPPED, SearchJobs, ranked
 from tune.study.study import OBJECTIVE, Study
-from tune.trial import Job
 
 EPOCHS = PLAN["scheduler"]["max_epochs"]
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from lfvd.config import Config, config_specs
 from lfvd.training.trainer import TrainResult
+from tune.execution.worker import run_job
 from tune.plan import SHIPPED, ConfirmPlan, Parameter, PlanError, SearchPlan
 from tune.search.trials import SearchJobs
 from tune.study.study import DataSource, Study
-from tune.trial import run_job
 
 PLANS = sorted(SHIPPED.glob("*.yaml"))
 BASE = Config.from_yaml("meld")

@@ -14,8 +14,8 @@ import pytest
 
 from lfvd.files import InputError
 from lfvd.training.trainer import train
+from tune.execution.worker import run_job
 from tune.study import checkpoints
-from tune.trial import run_job
 
 
 @pytest.fixture

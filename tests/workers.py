@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from tune.trial import Job, Result
+from tune.execution.worker import Job, Result
 
 
 class Listed:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
-from tune import nodes, pool, tracking
+from tune import nodes, tracking
 from tune.estimate import Measured, cost, file_sizes, settled, timed
+from tune.execution import ray_jobs
 from tune.finding import Finding, digits, few, size
 from tune.live import clock
 from tune.plan import ResourcesPlan, SearchPlan
@@ -45,10 +46,10 @@ def examine(
     if any(finding.fatal for finding in found):
         return
     try:
-        with pool.cluster(ResourcesPlan(), address=address, verbose=verbose):
+        with ray_jobs.cluster(ResourcesPlan(), address=address, verbose=verbose):
             yield (resources := check_resources(plan))
             yield check_storage(place, named=checkpoints is not None)
-            yield from nodes.check_nodes(plan, pool.on_each_node(nodes.look), address)
+            yield from nodes.check_nodes(plan, ray_jobs.on_each_node(nodes.look), address)
             yield check_mlflow(tracking_uri)
             if resources.ok:
                 yield from _trials(plan, corpus, results, place)
@@ -94,7 +95,7 @@ def check_address(address: str | None) -> Finding:
     if address is None:
         return Finding(check="address", found="this machine alone: no --address is given")
     try:
-        where, source = pool.leads_to(address)
+        where, source = ray_jobs.leads_to(address)
     except InputError as error:
         return Finding(check="address", ok=False, fatal=True, found=str(error))
     if _answers(where):
@@ -140,10 +141,10 @@ def check_token_file() -> Finding:
 
 def check_resources(plan: SearchPlan) -> Finding:
     """Whether some node can hold a trial."""
-    have, asks = pool.on_offer(), f"{plan.resources.cpu} CPU and {plan.resources.gpu:g} GPU"
+    have, asks = ray_jobs.on_offer(), f"{plan.resources.cpu} CPU and {plan.resources.gpu:g} GPU"
     if plan.auto_gpu:
         asks = f"{plan.resources.cpu} CPU (`gpu: auto`: the epoch below settles the GPU)"
-    if trials := pool.concurrent(plan.resources):
+    if trials := ray_jobs.concurrent(plan.resources):
         return Finding(check="resources", found=f"{trials} at a time, each on {asks}; the nodes have {have}")
     return Finding(
         check="resources",
@@ -156,10 +157,10 @@ def check_resources(plan: SearchPlan) -> Finding:
 
 def check_storage(place: str, *, named: bool) -> Finding:
     """Whether checkpoints can be written, by every node, to one place."""
-    count, without = pool.node_count(), dict[str, str]()
+    count, without = ray_jobs.node_count(), dict[str, str]()
     try:
         if count > 1 or "://" in place:
-            without = pool.nodes_without(place)
+            without = ray_jobs.nodes_without(place)
         else:
             checkpoints.leave(probe := checkpoints.place(place, f".probe-{uuid.uuid4().hex}"))
             checkpoints.delete(probe)
@@ -183,7 +184,7 @@ def check_disk(plan: SearchPlan, corpus: Corpus, folder: Path, place: str) -> Fi
     needs[_mount(folder)] += runs * weight
     elsewhere = "://" in place
     if not elsewhere:
-        needs[_mount(Path(place))] += 2 * pool.concurrent(plan.resources) * checkpoint  # each beside its successor
+        needs[_mount(Path(place))] += 2 * ray_jobs.concurrent(plan.resources) * checkpoint  # each beside its successor
     written: defaultdict[Path, int] = defaultdict(int)
     for path in (*folder.glob("weights/*"), *Path(place).glob("*.pt")):
         written[_mount(path.parent)] += path.stat().st_size
@@ -236,7 +237,7 @@ def check_epoch(plan: SearchPlan, measured: Measured | str) -> Finding:
         found += f" and {size(measured.device_memory)} of {measured.device} ({free} free): {measured.fits} fit"
     if plan.auto_gpu:
         found += f"; `gpu: auto` is {gpu:.3g}"
-    trials, room = pool.concurrent(plan.resources), pool.concurrent(plan.resources, measured.memory)
+    trials, room = ray_jobs.concurrent(plan.resources), ray_jobs.concurrent(plan.resources, measured.memory)
     if room < trials:
         remedy = f"set `resources.max_concurrent: {max(1, room)}`, or raise `resources.cpu`"
         found += f"; {trials} run at a time, but the nodes' memory holds {room}"
@@ -249,7 +250,7 @@ def check_epoch(plan: SearchPlan, measured: Measured | str) -> Finding:
 
 def check_cost(plan: SearchPlan, measured: Measured) -> Finding:
     """What the plan will take; nothing is wrong with it."""
-    slots = max(1, pool.concurrent(plan.resources))
+    slots = max(1, ray_jobs.concurrent(plan.resources))
     takes = cost(plan, measured.seconds, slots)
     found = f"search about {clock(takes.search)} of training"
     found += f" (ended by `budget.{takes.bounded}`)" if takes.bounded else ""

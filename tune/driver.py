@@ -23,8 +23,9 @@ from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from lfvd.training.environment import run_info
 from lfvd.training.trainer import check_fit
-from tune import doctor, estimate, pool
+from tune import doctor, estimate
 from tune.best import write_best
+from tune.execution import ray_jobs
 from tune.finding import Finding
 from tune.live import ConfirmView, Display, SearchView
 from tune.plan import SearchPlan
@@ -155,7 +156,7 @@ def workers(
 ) -> Iterator[None]:
     """Ray's workers, and what can be known in their cluster at once. Raises InputError where a run would fail there."""
     heed(doctor.before(address), console)
-    with pool.cluster(study.plan.resources, address=address, verbose=verbose):
+    with ray_jobs.cluster(study.plan.resources, address=address, verbose=verbose):
         if study.plan.auto_gpu:
             study.plan, how = estimate.settle(study.plan, sealed)
             console.print(f"`gpu: auto`: {how}", markup=False, soft_wrap=True)
@@ -166,7 +167,7 @@ def workers(
         with _newcomers(study, console):
             yield
         if not interrupt() and study.storage == checkpoints.on_each_node(study.folder):
-            pool.on_each_node(checkpoints.clear, study.storage)
+            ray_jobs.on_each_node(checkpoints.clear, study.storage)
 
 
 @contextmanager
@@ -175,12 +176,12 @@ def _newcomers(study: Study, console: Console) -> Iterator[None]:
     if study.storage == checkpoints.on_each_node(study.folder):  # then the start has said it
         yield
         return
-    done, seen = threading.Event(), pool.node_ids()
+    done, seen = threading.Event(), ray_jobs.node_ids()
 
     def watch() -> None:
         nonlocal seen
         while not done.wait(LOOK_SECONDS):
-            if (now := pool.node_ids()) - seen:
+            if (now := ray_jobs.node_ids()) - seen:
                 finding = doctor.check_storage(study.storage, named="storage" in study.info)
                 if finding.ok is False:
                     return _warn(console, f"a node joined: {finding}")
@@ -207,7 +208,7 @@ def _search(
         return
     view = SearchView(jobs, problem)
     with Display(console, view.view, view.line):
-        pool.run_jobs(jobs, sealed, study.plan.resources)
+        ray_jobs.run_jobs(jobs, sealed, study.plan.resources)
 
 
 def _confirm(study: Study, sealed: Corpus, console: Console, interrupt: Callable[[], bool]) -> None:
@@ -225,7 +226,7 @@ def run(jobs: ConfirmJobs, sealed: Corpus, console: Console) -> None:
     if not jobs.exhausted():
         view = ConfirmView(jobs)
         with Display(console, view.view, view.line):
-            pool.run_jobs(jobs, sealed, jobs.study.plan.resources)
+            ray_jobs.run_jobs(jobs, sealed, jobs.study.plan.resources)
     for error in jobs.errors:
         _warn(console, f"a {jobs.study.kind} is left out: {error}")
 

@@ -21,7 +21,7 @@ from lfvd.files import InputError
 from lfvd.models.lfvd import build_model
 from lfvd.training.environment import pick_device
 from lfvd.training.trainer import train
-from tune import pool
+from tune.execution import ray_jobs
 from tune.finding import size
 from tune.plan import SchedulerPlan, SearchPlan
 from tune.search.asha import Rungs
@@ -63,10 +63,10 @@ def timed(plan: SearchPlan, corpus: Corpus) -> Measured | str:
     Under `gpu: auto`, on a whole device if some node has one. corpus: without its test split.
     """
     if plan.auto_gpu:
-        plan = with_gpu(plan, 1.0 if pool.concurrent(with_gpu(plan, 1.0).resources) else 0.0)
+        plan = with_gpu(plan, 1.0 if ray_jobs.concurrent(with_gpu(plan, 1.0).resources) else 0.0)
     device = plan.config.run.device if plan.resources.gpu else "cpu"
     config = plan.config.with_values({"run.epochs": 2, "run.patience": 0, "run.device": device})
-    return pool.run_once(measure, config, corpus, resources=plan.resources)
+    return ray_jobs.run_once(measure, config, corpus, resources=plan.resources)
 
 
 def measure(config: Config, corpus: Corpus) -> Measured:
@@ -114,7 +114,7 @@ def settled(plan: SearchPlan, measured: Measured) -> SearchPlan:
 
 def settle(plan: SearchPlan, corpus: Corpus) -> tuple[SearchPlan, str]:
     """Give `gpu: auto` a number → the plan, and how that was found. Raises InputError where the timed epoch fails."""
-    if not pool.concurrent(with_gpu(plan, 1.0).resources):
+    if not ray_jobs.concurrent(with_gpu(plan, 1.0).resources):
         return with_gpu(plan, 0.0), (
             "no node has a GPU now, so that all trials of this sitting train on the CPU: start the search when a GPU node is "
             "up, or set `resources.gpu: 0`"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from lfvd.training.environment import run_info
-from tune import pool
+from tune.execution import ray_jobs
 from tune.finding import Finding, few, size
 from tune.plan import SearchPlan
 
@@ -52,7 +52,7 @@ def versions() -> dict[str, str]:
 
 def ask(address: str | None) -> Nodes:
     """Ask all nodes; this machine alone answers for itself, at once."""
-    return {HERE: look()} if address is None else pool.on_each_node(look)
+    return {HERE: look()} if address is None else ray_jobs.on_each_node(look)
 
 
 def check_nodes(plan: SearchPlan, nodes: Nodes, address: str | None) -> Iterator[Finding]:
@@ -96,7 +96,7 @@ def check_versions(nodes: Nodes) -> Finding:
 
 def _own_address() -> str:
     """This machine's address in the cluster."""
-    import ray.util  # here: tune.pool prepares Ray's import
+    import ray.util  # here: tune.execution.ray_jobs prepares Ray's import
 
     return str(ray.util.get_node_ip_address())
 
@@ -135,7 +135,7 @@ def check_gpus(plan: SearchPlan, nodes: Nodes) -> Finding:
     words = few(kinds) or "none"
     if not plan.resources.gpu and not plan.auto_gpu:
         return Finding(check="gpus", found=f"the plan uses none (torch sees {words})")
-    counted = pool.counted_gpus()
+    counted = ray_jobs.counted_gpus()
     if HERE in seen:
         counted = {HERE: sum(counted.values())}
     short = [name for name, gpus in seen.items() if len(gpus) < counted.get(name, 0)]

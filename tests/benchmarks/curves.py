@@ -67,7 +67,7 @@ def record(tasks: Iterable[tuple[str, dict[str, Any], dict[str, Any], int]]) -> 
     known = {(run["group"], run["number"]) for run in recorded()}
     missing = [task for task in tasks if (task[1]["group"], task[1]["number"]) not in known]
     with multiprocessing.get_context("spawn").Pool(2) as pool, FILE.open("a") as file:
-        for count, run in enumerate(pool.imap_unordered(train_one, missing), start=1):
+        for count, run in enumerate(ray_jobs.imap_unordered(train_one, missing), start=1):
             file.write(json.dumps(run) + "\n")
             file.flush()
             print(f"{count} of {len(missing)}: {run['group']} {run['number']}: {max(run['wf1']):.4f}", flush=True)
@@ -112,7 +112,7 @@ def best(path: str) -> None:
 def search(path: str) -> None:
     """The product's own search, for as many epochs as the largest share of random search's."""
     from lfvd.data.corpus import Corpus
-    from tune import pool
+    from tune.execution import ray_jobs
     from tune.search.trials import SearchJobs
     from tune.study.study import DataSource, Study
 
@@ -126,9 +126,9 @@ def search(path: str) -> None:
     for repetition in REPETITIONS:
         if group(f"search {repetition}"):
             continue
-        with tempfile.TemporaryDirectory() as folder, pool.cluster(plan().resources):
+        with tempfile.TemporaryDirectory() as folder, ray_jobs.cluster(plan().resources):
             study = Study.start(Path(folder) / "study", plan(seed=repetition), DataSource.of(corpus, path), {})
-            pool.run_jobs(Budgeted(study, lambda: False), corpus, study.plan.resources)
+            ray_jobs.run_jobs(Budgeted(study, lambda: False), corpus, study.plan.resources)
             runs: dict[int, dict[str, Any]] = {}
             for order, line in enumerate((study.folder / "epochs.jsonl").read_text().splitlines()):
                 epoch = json.loads(line)

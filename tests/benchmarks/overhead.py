@@ -12,15 +12,15 @@ from turns import RUNS, median, seconds
 
 from lfvd.config import Config
 from lfvd.data.corpus import Corpus, CorpusInfo
-from tune import pool
+from tune.execution import ray_jobs
+from tune.execution.worker import Job, Result
 from tune.plan import ResourcesPlan
-from tune.trial import Job, Result
 
 JOBS, SLOTS = 50, 2
 
 
 def one_second(config: dict[str, Any], corpus: Corpus) -> None:
-    """Stands in for tune.trial.run_job: imports what it imports, sleeps, reports one epoch and the end."""
+    """Stands in for tune.execution.worker.run_job: imports what it imports, sleeps, reports one epoch and the end."""
     import lfvd.training.trainer  # noqa: F401 (a worker pays for torch once)
 
     time.sleep(1)
@@ -76,13 +76,13 @@ def measure() -> dict[str, float]:
         offset=np.array([0, 1]),
         split=np.zeros(1, np.int64),
     )
-    pool.run_job = one_second
+    ray_jobs.run_job = one_second
     resources = ResourcesPlan(cpu=1, max_concurrent=SLOTS)
     taken = []
     for _ in range(RUNS):
-        with pool.cluster(resources):
+        with ray_jobs.cluster(resources):
             jobs = Jobs()
-            taken.append(seconds(lambda jobs=jobs: pool.run_jobs(jobs, corpus, resources)))
+            taken.append(seconds(lambda jobs=jobs: ray_jobs.run_jobs(jobs, corpus, resources)))
             assert jobs.done == JOBS
     return {"seconds": median(taken), "ideal": JOBS / SLOTS, "ratio": round(median(taken) * SLOTS / JOBS, 3)}
 

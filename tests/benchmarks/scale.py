@@ -32,12 +32,12 @@ import ray.tune as ray_tune
 
 from lfvd.data.corpus import Corpus, CorpusInfo
 from lfvd.files import read_yaml
-from tune import pool
+from tune.execution import ray_jobs
+from tune.execution.worker import Job, Result
 from tune.plan import SHIPPED, ResourcesPlan, SearchPlan
 from tune.projection import Projection, runs_of
 from tune.search.trials import SearchJobs
 from tune.study.study import OBJECTIVE, DataSource, Study, writing
-from tune.trial import Job, Result
 
 EPOCHS, CLASSES, SAMPLED, STEP = 30, 14, 20, 1000
 """Of a full trial; in a record, which makes 25 metrics; trials that TPE samples; reports between two looks of MLflow's."""
@@ -184,7 +184,7 @@ def fresh() -> ProcessPoolExecutor:
 
 
 def replay(config: dict[str, Any], corpus: Corpus) -> None:
-    """Stands in for tune.trial.run_job: all epochs at once."""
+    """Stands in for tune.execution.worker.run_job: all epochs at once."""
     records = list(curve(config["job"]))
     for record in records:
         ray_tune.report({"record": json.dumps(record)})
@@ -203,13 +203,13 @@ def through_ray(trials: int) -> None:
         offset=np.array([0, 1]),
         split=np.zeros(1, np.int64),
     )
-    pool.run_job = replay
+    ray_jobs.run_job = replay
     ray.init = functools.partial(ray.init, num_cpus=SLOTS)
     resources, times, busy = ResourcesPlan(cpu=1), [], []
     with (
         tempfile.TemporaryDirectory(prefix="scale-") as folder,
         writing(Path(folder) / "study"),
-        pool.cluster(resources),
+        ray_jobs.cluster(resources),
     ):
         jobs = SearchJobs(new_study(Path(folder) / "study", trials), lambda: False)
         report = jobs.report
@@ -220,7 +220,7 @@ def through_ray(trials: int) -> None:
             return report(job, record)
 
         jobs.report = noted  # type: ignore[method-assign]
-        pool.run_jobs(jobs, corpus, resources)
+        ray_jobs.run_jobs(jobs, corpus, resources)
     half = len(times) // 2  # by then all workers are up
     count = len(times) - half
     print(

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from lfvd.files import write_bytes
+from tune.execution.worker import Job, Result
 from tune.plan import ConfirmPlan
 from tune.search.racing import Drop, Race, run_race
 from tune.search.trials import ranked
 from tune.study.checkpoints import delete
 from tune.study.study import BASELINE, Study
-from tune.trial import Job, Result
 
 
 def finalists(study: Study) -> list[int]:
@@ -52,7 +52,7 @@ def _race(study: Study, numbers: Sequence[int], scores: dict[tuple[int, int], fl
 
 
 class ConfirmJobs:
-    """The source of a confirmation's jobs (tune.desk.Source): the runs that the race still wants.
+    """The source of a confirmation's jobs (tune.execution.retries.Source): the runs that the race still wants.
 
     numbers: the trials that take part; the finalists unless named.
     """

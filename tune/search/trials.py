@@ -16,12 +16,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from tune.execution.worker import Job, Result
 from tune.search.asha import Rungs, audited
 from tune.search.samplers import sampler_for, training_seed
 from tune.study.checkpoints import delete
 from tune.study.lock import Requests
 from tune.study.study import OBJECTIVE, Study, StudyError
-from tune.trial import Job, Result
 
 STOPPED, FAILED, AUDITED = "stopped", "failure", "audited"
 """Trial attributes: why a trial was stopped at a rung, why it failed, why it would have been stopped but was run on."""
@@ -82,7 +82,7 @@ class Spent:
 
 
 class SearchJobs:
-    """The source of a search's jobs (tune.desk.Source)."""
+    """The source of a search's jobs (tune.execution.retries.Source)."""
 
     def __init__(self, study: Study, interrupted: Callable[[], bool]) -> None:
         self.study, self.plan, self.interrupted = study, study.plan, interrupted

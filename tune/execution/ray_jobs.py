@@ -35,10 +35,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
-from tune.desk import Desk, Source
+from tune.execution.retries import Desk, Source
+from tune.execution.worker import run_job
 from tune.plan import ResourcesPlan
 from tune.study import checkpoints
-from tune.trial import run_job
 
 PROBE_SECONDS = 60
 """How long to wait for a node's answer."""

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from tune.execution.worker import Job, Result
 from tune.plan import ResourcesPlan
-from tune.trial import Job, Result
 
 RETRIES = 2
 """How often a job is started again from its checkpoint, without a new epoch in between; a lost node does not count."""
@@ -110,7 +110,7 @@ class Desk:
         return self.error is not None or self.source.stopping()
 
     def report(self, attempt: str, news: Mapping[str, Any]) -> bool:
-        """What a worker says (tune.trial.run_job) → whether its attempt ends."""
+        """What a worker says (tune.execution.worker.run_job) → whether its attempt ends."""
         if attempt not in self.attempts:
             return True
         job = self.attempts[attempt].job

@@ -1,0 +1,1 @@
+"""Jobs on Ray: the cluster, the worker, retries. The only folder that knows Ray."""
