@@ -26,12 +26,13 @@ from lfvd.data.corpus import Corpus
 from lfvd.data.simulate import simulate
 from lfvd.files import InputError, write_yaml
 from lfvd.training.trainer import read_result, train
-from tune import doctor, driver, estimate, nodes
-from tune.estimate import Measured, cost, epochs_per_trial, file_sizes, settled
+from tune import driver
 from tune.execution import ray_jobs
-from tune.finding import Finding, digits, show, size
-from tune.nodes import Node
 from tune.plan import PlanError, SchedulerPlan
+from tune.preflight import costs, doctor, nodes
+from tune.preflight.costs import Measured, cost, epochs_per_trial, file_sizes, settled
+from tune.preflight.nodes import Node
+from tune.preflight.result import Finding, digits, show, size
 
 pytestmark = [
     # Ray 2.60 leaves its sockets and the ends of its pipes to the collector when a driver leaves a cluster.
@@ -454,7 +455,7 @@ def test_auto_gpu_without_gpus(two_cores, tiny_corpus):
     asked = make_plan(resources={"gpu": "auto"}, budget={"gpu_hours": 2})
     assert asked.auto_gpu
     assert (asked.resources.gpu, asked.config.run.device) == (0.0, "auto")
-    assert estimate.settle(asked, tiny_corpus) == (asked, NO_GPU)
+    assert costs.settle(asked, tiny_corpus) == (asked, NO_GPU)
     assert settled(asked, ON_CPU) == asked
     fixed = make_plan(resources={"gpu": 0.5})
     assert settled(fixed, ON_GPU) is fixed
@@ -473,15 +474,15 @@ def test_auto_gpu_with_gpus(monkeypatch, measured, gpu, how):
     monkeypatch.setattr(ray_jobs, "_nodes", lambda: [{"CPU": 8, "GPU": 1}])
     asked = []
     monkeypatch.setattr(ray_jobs, "run_once", lambda *args, resources: asked.append((args, resources)) or measured)
-    plan, told = estimate.settle(make_plan(resources={"gpu": "auto"}), None)
+    plan, told = costs.settle(make_plan(resources={"gpu": "auto"}), None)
     assert (plan.resources.gpu, told) == (gpu, how)
     [((question, config, _), resources)] = asked
-    assert (question, config.run.epochs, config.run.device, resources.gpu) == (estimate.measure, 2, "auto", 1.0)
+    assert (question, config.run.epochs, config.run.device, resources.gpu) == (costs.measure, 2, "auto", 1.0)
     monkeypatch.setattr(ray_jobs, "run_once", lambda *args, resources: "NonFiniteLoss: epoch 1")
     with pytest.raises(
         InputError, match=r"`resources.gpu` is auto, but the epoch that settles it failed \(NonFiniteLoss"
     ):
-        estimate.settle(make_plan(resources={"gpu": "auto"}), None)
+        costs.settle(make_plan(resources={"gpu": "auto"}), None)
 
 
 def test_epochs_per_trial():
@@ -533,28 +534,28 @@ def test_numbers_are_told_plainly(two_cores):
 
 def test_memory_that_is_shared_is_not_counted(tmp_path, monkeypatch):
     """Pages of the corpus in the object store are such; where Linux does not tell, the peak of all pages."""
-    mega, before = 1 << 20, estimate.own_memory()
+    mega, before = 1 << 20, costs.own_memory()
     with mmap.mmap(-1, 200 * mega) as shared:
         shared.write(bytes(200 * mega))
-        assert estimate.own_memory() - before < 50 * mega
+        assert costs.own_memory() - before < 50 * mega
     own = np.ones(200 * mega, np.uint8)
-    assert 150 * mega < estimate.own_memory() - before < 250 * mega
+    assert 150 * mega < costs.own_memory() - before < 250 * mega
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert peak > own.nbytes
     for file in (tmp_path / "none", tmp_path / "status"):
-        monkeypatch.setattr(estimate, "STATUS", file)
-        assert estimate.own_memory() >= peak
+        monkeypatch.setattr(costs, "STATUS", file)
+        assert costs.own_memory() >= peak
         (tmp_path / "status").write_text("VmRSS:\t  9 kB\n")
     (tmp_path / "status").write_text("VmRSS:\t  9 kB\nRssAnon:\t     148 kB\nRssFile:\t 7 kB\n")
-    assert estimate.own_memory() == 148 * 1024
+    assert costs.own_memory() == 148 * 1024
 
 
 def test_memory_is_the_most_that_is_seen(tiny_config, tiny_corpus, monkeypatch):
     """After each epoch, and at the end."""
     seen = iter([5, 9, 3])
-    monkeypatch.setattr(estimate, "own_memory", lambda: next(seen))
+    monkeypatch.setattr(costs, "own_memory", lambda: next(seen))
     config = tiny_config.with_values({"run.epochs": 2, "run.patience": 0, "run.device": "cpu"})
-    assert estimate.measure(config, tiny_corpus).memory == 9
+    assert costs.measure(config, tiny_corpus).memory == 9
     assert next(seen, None) is None
 
 
@@ -621,18 +622,18 @@ class TestOnRay:
 
     @pytest.mark.slow
     def test_a_timed_epoch(self, connected, tiny_corpus):
-        measured = estimate.timed(make_plan(), tiny_corpus)
+        measured = costs.timed(make_plan(), tiny_corpus)
         assert 0 < measured.seconds < 30
         assert 5e7 < measured.memory < 5e9
         assert (measured.device, measured.fits) == ("", 0)
         huge = {"l": np.sign(tiny_corpus.features["l"]) * np.float32(3e38)}
         broken = dataclasses.replace(tiny_corpus, features=huge)
         plan = make_plan(set={**PLAN["set"], "data.standardise": False})
-        assert "loss is not finite" in estimate.timed(plan, broken)
+        assert "loss is not finite" in costs.timed(plan, broken)
 
     @pytest.mark.slow
     def test_auto_gpu(self, connected, tiny_corpus):
-        plan, how = estimate.settle(make_plan(resources={"gpu": "auto"}), tiny_corpus)
+        plan, how = costs.settle(make_plan(resources={"gpu": "auto"}), tiny_corpus)
         assert (plan.resources.gpu, how) == (0.0, "torch sees none of the GPUs that Ray counts: training on CPU")
 
     @pytest.mark.slow

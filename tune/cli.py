@@ -288,9 +288,9 @@ def doctor(
 ) -> None:
     """Check all that a search needs, time an epoch, and estimate what it takes; exits 1 where a search would fail."""
     from tune import driver, tracking
-    from tune.doctor import examine
-    from tune.finding import show
     from tune.plan import SearchPlan
+    from tune.preflight.doctor import examine
+    from tune.preflight.result import show
 
     read, console, fatal = SearchPlan.from_yaml(plan), _console(), 0
     for finding in examine(

@@ -23,12 +23,12 @@ from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from lfvd.training.environment import run_info
 from lfvd.training.trainer import check_fit
-from tune import doctor, estimate
 from tune.best import write_best
 from tune.execution import ray_jobs
-from tune.finding import Finding
 from tune.live import ConfirmView, Display, SearchView
 from tune.plan import SearchPlan
+from tune.preflight import costs, doctor
+from tune.preflight.result import Finding
 from tune.report import write_report
 from tune.search.confirmation import ConfirmJobs, finalists, settled
 from tune.search.trials import FAILED, SearchJobs
@@ -158,7 +158,7 @@ def workers(
     heed(doctor.before(address), console)
     with ray_jobs.cluster(study.plan.resources, address=address, verbose=verbose):
         if study.plan.auto_gpu:
-            study.plan, how = estimate.settle(study.plan, sealed)
+            study.plan, how = costs.settle(study.plan, sealed)
             console.print(f"`gpu: auto`: {how}", markup=False, soft_wrap=True)
         found = doctor.within(study, sealed, address)
         heed(found, console)

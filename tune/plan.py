@@ -197,7 +197,7 @@ class SearchPlan:
 
     @property
     def auto_gpu(self) -> bool:
-        """Whether `resources.gpu` is auto: 0 here until a timed epoch settles it for a sitting (tune.estimate)."""
+        """Whether `resources.gpu` is auto: 0 here until a timed epoch settles it for a sitting (tune.preflight.costs)."""
         return bool((self.source.get("resources") or {}).get("gpu") == AUTO)
 
     @property

@@ -12,8 +12,8 @@ import torch
 
 from lfvd.training.environment import run_info
 from tune.execution import ray_jobs
-from tune.finding import Finding, few, size
 from tune.plan import SearchPlan
+from tune.preflight.result import Finding, few, size
 
 
 @dataclass(frozen=True, kw_only=True)

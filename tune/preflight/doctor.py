@@ -17,12 +17,13 @@ from pathlib import Path
 
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
-from tune import nodes, tracking
-from tune.estimate import Measured, cost, file_sizes, settled, timed
+from tune import tracking
 from tune.execution import ray_jobs
-from tune.finding import Finding, digits, few, size
 from tune.live import clock
 from tune.plan import ResourcesPlan, SearchPlan
+from tune.preflight import nodes
+from tune.preflight.costs import Measured, cost, file_sizes, settled, timed
+from tune.preflight.result import Finding, digits, few, size
 from tune.study import checkpoints
 from tune.study.study import Study
 

@@ -1,0 +1,1 @@
+"""Checks before a search spends GPU-hours, and what it will cost."""
