@@ -15,11 +15,11 @@ from statsmodels.stats.power import TTestPower
 from test_confirm import LR, add, enter
 
 from lfvd.files import InputError
-from tune.answer import Answer, answer_of, audit_of, noise_of
-from tune.importance import Importance, evaluator, importances, whole
+from tune.analysis.conclusions import comparison, noise_sentence, p_value, statement_of
+from tune.analysis.importance import Importance, evaluator, importances, whole
+from tune.analysis.summary import Answer, answer_of, audit_of, noise_of
 from tune.search.asha import Rungs
 from tune.search.trials import AUDITED
-from tune.statement import comparison, noise_sentence, p_value, statement_of
 from tune.study.predictions import Predictions
 from tune.study.study import Study
 
@@ -279,8 +279,8 @@ def test_edges(make_study, value, text):
     ],
 )
 def test_ends_of_a_list(choices, value, text):
+    from tune.analysis.conclusions import _edge
     from tune.plan import Parameter
-    from tune.statement import _edge
 
     parameter = Parameter(key="model.heads", choices=tuple(choices))
     assert list(_edge(parameter, value)) == ([f"the winner's `model.heads` {text}"] if text else [])
@@ -352,7 +352,7 @@ def test_importance(make_study):
 
 def test_chance_is_what_shuffled_scores_show(make_study, monkeypatch):
     """Literally: other studies with the same values and the scores dealt anew; the 95th percentile of Optuna's figures."""
-    monkeypatch.setattr("tune.importance.SHUFFLES", 6)
+    monkeypatch.setattr("tune.analysis.importance.SHUFFLES", 6)
     study = searched(make_study, 40, matters=True)
     found = importances(study, seed=3)
     trials, rng = whole(study).trials, np.random.default_rng(3)

@@ -24,14 +24,14 @@ from lfvd.data.corpus import SPLITS, Corpus
 from lfvd.files import read_yaml
 from lfvd.training.trainer import train
 from tune import driver
-from tune.answer import answer_of
+from tune.analysis.conclusions import statement_of
+from tune.analysis.summary import answer_of
 from tune.best import open_test, write_best
 from tune.execution import ray_jobs
 from tune.execution.worker import _result
 from tune.projection import runs_of
 from tune.search.confirmation import ConfirmJobs, failed_runs, finalists, mean_std, ranking, settled, standing
 from tune.search.trials import FAILED
-from tune.statement import statement_of
 from tune.study.study import JOURNALS, OBJECTIVE, Study, StudyError
 
 SEEDS = tuple(PLAN["confirm"]["seeds"])

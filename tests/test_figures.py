@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from lfvd.training.metrics import confusion_matrix, weighted_f1
-from tune.importance import Importance
+from tune.analysis.importance import Importance
 from tune.pages import figures, outcome
 from tune.pages.figures import BLUE, GREY, ending
 from tune.pages.hours import Hours, amount, hours_of

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from browser import ink, see, see_in_frame
 
-from tune.answer import answer_of
+from tune.analysis.conclusions import statement_of
+from tune.analysis.summary import answer_of
 from tune.experiments import published
 from tune.pages.material import gather
 from tune.pages.outcome import with_interval
@@ -19,7 +20,6 @@ from tune.pages.page import Chart, Page, render
 from tune.report import report_of, write_report
 from tune.search.confirmation import ranking
 from tune.search.trials import ranked
-from tune.statement import statement_of
 from tune.statistics import mean_interval
 from tune.study.study import Study
 
@@ -76,7 +76,7 @@ def read(study: Study) -> Reader:
 
 
 def test_the_statement_comes_first(whole):
-    """Word for word as tune.statement has it, before any figure."""
+    """Word for word as tune.analysis.conclusions has it, before any figure."""
     page = read(whole)
     statement = statement_of(whole, answer_of(whole))
     said = page.said.replace("`", "")

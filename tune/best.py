@@ -19,9 +19,9 @@ from lfvd.models.lfvd import build_model
 from lfvd.training.environment import pick_device, run_info, settle_arithmetic
 from lfvd.training.evaluation import Evaluation, evaluate
 from lfvd.training.plots import confusion
-from tune.answer import answer_of
+from tune.analysis.conclusions import statement_of
+from tune.analysis.summary import answer_of
 from tune.search.confirmation import Confirmed, mean_std, settled
-from tune.statement import statement_of
 from tune.statistics import Difference, Resampled
 from tune.study.predictions import Predictions
 from tune.study.study import BASELINE, Study

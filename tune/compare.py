@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tune.answer import ALPHA
+from tune.analysis.conclusions import p_value, points
+from tune.analysis.summary import ALPHA
 from tune.pages import figures, outcome
 from tune.pages.hours import amount
 from tune.pages.material import Material, gather
@@ -18,7 +19,6 @@ from tune.pages.searched import range_of
 from tune.plan import Parameter
 from tune.report import notices
 from tune.search.trials import ranked
-from tune.statement import p_value, points
 from tune.statistics import paired
 from tune.study.study import BASELINE, Study, StudyError
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lfvd.files import InputError
+from tune.analysis.conclusions import comparison, noise_sentence
 from tune.experiments import dataset_of, published
 from tune.pages import outcome
 from tune.pages.material import Material
 from tune.pages.page import Chart, Group, Matrix, Note, Part, Row, Section, Table
 from tune.search.confirmation import Confirmed
-from tune.statement import comparison, noise_sentence
 from tune.study.study import BASELINE
 
 SPLIT = {"valid": "validation", "test": "test"}

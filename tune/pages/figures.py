@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from plotly.colors import sample_colorscale
 
 from lfvd.training.plots import COLOURS
-from tune.importance import Importance, whole
+from tune.analysis.importance import Importance, whole
 from tune.pages.hours import Hours
 from tune.plan import Parameter
 from tune.search.asha import Rungs

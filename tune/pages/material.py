@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tune.answer import Answer, answer_of
+from tune.analysis.conclusions import Statement, statement_of
+from tune.analysis.summary import Answer, answer_of
 from tune.pages.hours import Hours, hours_of
 from tune.search.confirmation import Confirmed
-from tune.statement import Statement, statement_of
 from tune.study.predictions import Predictions
 from tune.study.study import BASELINE, Study
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from tune.importance import Importance
+from tune.analysis.importance import Importance
 from tune.pages import figures
 from tune.pages.hours import amount
 from tune.pages.material import Material

@@ -10,7 +10,7 @@ from typing import Any
 from scipy.special import stdtrit
 
 from lfvd.config import PRESETS, Config, config_specs
-from tune.answer import ALPHA, Answer, Noise
+from tune.analysis.summary import ALPHA, Answer, Noise
 from tune.plan import Parameter, SearchPlan
 from tune.search.trials import AUDITED, ranked
 from tune.statistics import Difference, Resampled

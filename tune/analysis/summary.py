@@ -1,6 +1,6 @@
 """What a study found: how noisy it is, whether the winner beats the baseline, how well the rungs chose. Read from its folder.
 
-All scores are W-F1 as shares in 0..1; tune.statement says it in words and percent points.
+All scores are W-F1 as shares in 0..1; tune.analysis.conclusions says it in words and percent points.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from tune.importance import Importance, importances
+from tune.analysis.importance import Importance, importances
 from tune.search.asha import Rungs
 from tune.search.confirmation import Confirmed, settled
 from tune.search.trials import AUDITED
