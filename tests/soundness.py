@@ -17,7 +17,7 @@ from tune.search.confirmation import finalists, settled, standing
 from tune.search.samplers import training_seed
 from tune.search.trials import AUDITED, BY_HAND, STOPPED
 from tune.study.study import OBJECTIVE, Study
-from tune.tracking import default_uri
+from tune.tracking.mlflow_writer import default_uri
 
 ENDED = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
 """States in which a trial is over, and MLflow's word for them."""

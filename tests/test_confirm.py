@@ -29,10 +29,10 @@ from tune.analysis.summary import answer_of
 from tune.best import open_test, write_best
 from tune.execution import ray_jobs
 from tune.execution.worker import _result
-from tune.projection import runs_of
 from tune.search.confirmation import ConfirmJobs, failed_runs, finalists, mean_std, ranking, settled, standing
 from tune.search.trials import FAILED
 from tune.study.study import JOURNALS, OBJECTIVE, Study, StudyError
+from tune.tracking.mlflow_runs import runs_of
 
 SEEDS = tuple(PLAN["confirm"]["seeds"])
 

@@ -8,10 +8,10 @@ from optuna.trial import TrialState
 from test_tracking import SEEDS, STATES, begin, confirm, finish, held, look, record, start, train
 
 from lfvd.files import InputError, write_yaml
-from tune.projection import SHORT, Projection, Run, runs_of
 from tune.search.samplers import training_seed
 from tune.study.study import Study
-from tune.tracking import default_uri, sync
+from tune.tracking.mlflow_runs import SHORT, Projection, Run, runs_of
+from tune.tracking.mlflow_writer import default_uri, sync
 
 # The import of mlflow.store: SQLAlchemy 2.1 deprecates a loader that MLflow 3.17 uses.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")

@@ -30,11 +30,11 @@ from tune.live import ConfirmView
 from tune.paper.grid import Grid, is_grid, read_base, start_grid
 from tune.paper.rows import UNDECIDED, Line, Outcomes
 from tune.paper.tables import number, summary
-from tune.projection import runs_of
 from tune.search.confirmation import ConfirmJobs
 from tune.statistics import Difference, paired
 from tune.study.study import Study, StudyError
-from tune.tracking import default_uri
+from tune.tracking.mlflow_runs import runs_of
+from tune.tracking.mlflow_writer import default_uri
 
 COMMAND = str(Path(sys.executable).with_name("lfvd-tune"))
 

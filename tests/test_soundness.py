@@ -16,7 +16,7 @@ from lfvd.data.corpus import Corpus
 from tune.best import write_best
 from tune.search.confirmation import ConfirmJobs
 from tune.search.trials import SearchJobs
-from tune.tracking import default_uri, sync
+from tune.tracking.mlflow_writer import default_uri, sync
 
 # The import of mlflow.store: SQLAlchemy 2.1 deprecates a loader that MLflow 3.17 uses.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]

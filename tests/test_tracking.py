@@ -20,13 +20,12 @@ from optuna.trial import TrialState
 
 from lfvd.data.corpus import Corpus
 from lfvd.files import write_yaml
-from tune import tracking
 from tune.plan import SearchPlan
-from tune.projection import runs_of
 from tune.search.samplers import sampler_for, training_seed
 from tune.search.trials import FAILED, STOPPED
 from tune.study.study import OBJECTIVE, DataSource, Study
-from tune.tracking import Tracker, TrackingError, default_uri, sync
+from tune.tracking.mlflow_runs import runs_of
+from tune.tracking.mlflow_writer import Tracker, TrackingError, default_uri, mlflow_writer, sync
 
 # The import of mlflow.store: SQLAlchemy 2.1 deprecates a loader that MLflow 3.17 uses.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -300,7 +299,7 @@ def test_a_crash_leaves_one_run_each(study, uri, monkeypatch, after, call):
 
 
 def test_many_epochs_arrive_whole_and_in_order(study, uri, monkeypatch):
-    monkeypatch.setattr(tracking, "MOST", 20)  # two epochs a batch
+    monkeypatch.setattr(mlflow_writer, "MOST", 20)  # two epochs a batch
     trial = begin(study)
     train(study, trial, [0.5] * 7)
     sync(study, uri)
@@ -511,7 +510,7 @@ def test_a_host_name_that_is_refused_is_named(study):
 
 
 def test_importing_it_does_not_import_mlflow():
-    code = "import sys, tune.tracking; assert not {'mlflow', 'alembic', 'sqlalchemy'} & set(sys.modules)"
+    code = "import sys, tune.tracking.mlflow_writer; assert not {'mlflow', 'alembic', 'sqlalchemy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 

@@ -270,9 +270,9 @@ def status(name: NameArgument, results: ResultsOption = RESULTS) -> None:
 def sync(name: NameArgument, results: ResultsOption = RESULTS, tracking_uri: TrackingOption = None) -> None:
     """Send to MLflow what it missed."""
     study = _open_any(results, name)
-    from tune import tracking
+    from tune.tracking.mlflow_writer import mlflow_writer
 
-    tracking.sync(study, tracking_uri or tracking.default_uri(results))
+    mlflow_writer.sync(study, tracking_uri or mlflow_writer.default_uri(results))
     print(f"MLflow holds all of {study.folder}")
 
 
@@ -287,10 +287,11 @@ def doctor(
     verbose: VerboseOption = False,
 ) -> None:
     """Check all that a search needs, time an epoch, and estimate what it takes; exits 1 where a search would fail."""
-    from tune import driver, tracking
+    from tune import driver
     from tune.plan import SearchPlan
     from tune.preflight.doctor import examine
     from tune.preflight.result import show
+    from tune.tracking.mlflow_writer import mlflow_writer
 
     read, console, fatal = SearchPlan.from_yaml(plan), _console(), 0
     for finding in examine(
@@ -299,7 +300,7 @@ def doctor(
         results=results,
         checkpoints=storage,
         address=address,
-        tracking_uri=tracking_uri or tracking.default_uri(results),
+        tracking_uri=tracking_uri or mlflow_writer.default_uri(results),
         verbose=verbose,
     ):
         show(finding, console)
@@ -406,9 +407,9 @@ class _Sitting:
 
     @property
     def _uri(self) -> str:
-        from tune import tracking
+        from tune.tracking.mlflow_writer import mlflow_writer
 
-        return self.tracking_uri or tracking.default_uri(self.folder.parent)
+        return self.tracking_uri or mlflow_writer.default_uri(self.folder.parent)
 
     def _finish(self, sit: Callable[..., bool], console: Console, verb: str) -> None:
         """Sit; exit where that did not come to its end."""

@@ -35,7 +35,7 @@ from tune.search.trials import FAILED, SearchJobs
 from tune.study import checkpoints
 from tune.study.lock import Requests
 from tune.study.study import BASELINE, DataSource, Study, writing
-from tune.tracking import Tracker
+from tune.tracking.mlflow_writer import Tracker
 
 
 class NothingUsable(RuntimeError):

@@ -35,9 +35,9 @@ from lfvd.files import read_yaml
 from tune.execution import ray_jobs
 from tune.execution.worker import Job, Result
 from tune.plan import SHIPPED, ResourcesPlan, SearchPlan
-from tune.projection import Projection, runs_of
 from tune.search.trials import SearchJobs
 from tune.study.study import OBJECTIVE, DataSource, Study, writing
+from tune.tracking.mlflow_runs import Projection, runs_of
 
 EPOCHS, CLASSES, SAMPLED, STEP = 30, 14, 20, 1000
 """Of a full trial; in a record, which makes 25 metrics; trials that TPE samples; reports between two looks of MLflow's."""

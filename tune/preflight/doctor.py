@@ -17,7 +17,6 @@ from pathlib import Path
 
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
-from tune import tracking
 from tune.execution import ray_jobs
 from tune.live import clock
 from tune.plan import ResourcesPlan, SearchPlan
@@ -26,6 +25,7 @@ from tune.preflight.costs import Measured, cost, file_sizes, settled, timed
 from tune.preflight.result import Finding, digits, few, size
 from tune.study import checkpoints
 from tune.study.study import Study
+from tune.tracking.mlflow_writer import mlflow_writer
 
 ANSWER_SECONDS = 3
 """How long a Ray cluster's address may take to accept a connection."""
@@ -220,8 +220,8 @@ def check_mlflow(uri: str) -> Finding:
     if uri.startswith("sqlite:///") and not file.exists():
         return Finding(check="mlflow", found=f"{file} will be made")
     try:
-        return Finding(check="mlflow", found=tracking.reach(uri))
-    except tracking.TrackingError as error:
+        return Finding(check="mlflow", found=mlflow_writer.reach(uri))
+    except mlflow_writer.TrackingError as error:
         remedy = "a search goes on without it; `lfvd-tune sync NAME` sends later what is missing"
         return Finding(check="mlflow", ok=False, found=str(error), remedy=remedy)
 

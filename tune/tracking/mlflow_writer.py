@@ -23,8 +23,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from lfvd.files import InputError
-from tune.projection import Projection, Run, head_note
 from tune.study.study import OBJECTIVE, Study
+from tune.tracking.mlflow_runs import Projection, Run, head_note
 
 MOST = 1000
 """Metrics that MLflow takes at once."""

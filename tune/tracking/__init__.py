@@ -1,0 +1,1 @@
+"""MLflow: the runs that it shall hold, and the writer that keeps them so."""
