@@ -14,9 +14,9 @@ from browser import ink, see, see_in_frame
 from scipy import stats
 
 from tune.cli import main
-from tune.compare import comparison_of, warnings_of, write_comparison
-from tune.pages.material import Material, gather
-from tune.pages.page import render
+from tune.report.compare import comparison_of, warnings_of, write_comparison
+from tune.report.page import render
+from tune.report.report_data import Material, gather
 from tune.search.confirmation import ranking
 from tune.study.study import Study, StudyError
 
@@ -199,7 +199,7 @@ def test_the_command_warns_of_other_data(results, capsys):
 def test_a_report_starts_no_ray_and_no_mlflow(results):
     """They would take seconds, and a page needs neither."""
     code = (
-        "import sys; from pathlib import Path; from tune.report import write_report; from tune.study.study import Study\n"
+        "import sys; from pathlib import Path; from tune.report.report import write_report; from tune.study.study import Study\n"
         f"write_report(Study.open(Path({str(results / 'narrow')!r})))\n"
         "assert not {'ray', 'mlflow', 'IPython', 'kaleido'} & set(sys.modules)"
     )

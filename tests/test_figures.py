@@ -11,9 +11,9 @@ from optuna.trial import TrialState, create_trial
 
 from lfvd.training.metrics import confusion_matrix, weighted_f1
 from tune.analysis.importance import Importance
-from tune.pages import figures, outcome
-from tune.pages.figures import BLUE, GREY, ending
-from tune.pages.hours import Hours, amount, hours_of
+from tune.report.compute_time import Hours, amount, hours_of
+from tune.report.figures import BLUE, GREY, ending
+from tune.report.report import figures, result_figures
 from tune.search.asha import Rungs
 from tune.search.trials import ranked
 from tune.study.predictions import Predictions
@@ -219,7 +219,7 @@ def simple() -> Predictions:
 
 
 def test_wf1_by_length():
-    figure = outcome.wf1_by_dialogue_length({"winner": simple()})
+    figure = result_figures.wf1_by_dialogue_length({"winner": simple()})
     [trace] = figure.data
     label, prediction = simple().label, simple().prediction
     for bin_number, chosen in enumerate([[0, 1], [2, 4, 5]]):
@@ -229,12 +229,12 @@ def test_wf1_by_length():
         assert trace.error_y.array[bin_number] == pytest.approx(half, rel=1e-4)
     assert list(figure.layout.xaxis.ticktext) == ["≤2", "3-9"]
     bare = Predictions(**{**vars(simple()), "length_bins": np.array([], int)})
-    assert outcome.wf1_by_dialogue_length({"winner": bare}) is None
+    assert result_figures.wf1_by_dialogue_length({"winner": bare}) is None
 
 
 def test_fusion_weights():
     """By true class, over all seeds, unlabelled utterances and the anchor left out."""
-    figure = outcome.fusion_weights(simple())
+    figure = result_figures.fusion_weights(simple())
     audio, visual = figure.data
     assert (audio.name, visual.name) == ("audio (wᵃ)", "visual (wᵛ)")
     weight = simple().weight[:, :, 1]
@@ -244,7 +244,7 @@ def test_fusion_weights():
     assert audio.y[0] - audio.error_y.arrayminus[0] == pytest.approx(low)
     assert list(figure.layout.xaxis.ticktext) == ["calm", "&lt;b&gt;"], "a class without utterances has no weights"
     alone = Predictions(**{**vars(simple()), "weight": np.ones((2, 6, 3))})
-    assert outcome.fusion_weights(alone) is None
+    assert result_figures.fusion_weights(alone) is None
 
 
 def test_f1_by_class():
@@ -252,7 +252,7 @@ def test_f1_by_class():
         "winner": [{"f1/a": 0.5, "f1/b": 0.2}, {"f1/a": 0.7, "f1/b": 0.2}],
         "baseline": [{"f1/a": 0.1, "f1/b": 0.0}],
     }
-    winner, baseline, paper = outcome.f1_by_class(rows, ["a", "b"], {"b": 33.0}, split="test").data
+    winner, baseline, paper = result_figures.f1_by_class(rows, ["a", "b"], {"b": 33.0}, split="test").data
     assert list(winner.x) == pytest.approx([20.0, 60.0]), "the first class on top"
     assert winner.error_x.array[0] == pytest.approx(0)
     assert winner.error_x.array[1] == pytest.approx(12.706 * 10 * math.sqrt(2) / math.sqrt(2), rel=1e-4)
@@ -265,8 +265,8 @@ def test_finalists_by_seed(study):
     from tune.search.confirmation import ranking
 
     order = ranking(study)
-    rows = {outcome.name_of(each.trial, order[0].trial): (study, each) for each in order}
-    points, means, search = outcome.by_seed(rows).data
+    rows = {result_figures.name_of(each.trial, order[0].trial): (study, each) for each in order}
+    points, means, search = result_figures.by_seed(rows).data
     runs = {(run["trial"], run["seed"]): 100 * run["val/wf1"] for run in study.confirmed()}
     assert sorted(points.x) == pytest.approx(sorted(runs.values()))
     for name, (_, each) in rows.items():
@@ -274,10 +274,10 @@ def test_finalists_by_seed(study):
         assert means.x[place] == pytest.approx(np.mean([runs[each.trial, seed] for seed in each.seeds]))
         trial = study.trials[each.trial]
         assert search.x[list(search.y).index(name)] == pytest.approx(100 * max(trial.intermediate_values.values()))
-    low, high = outcome.by_seed(rows).layout.xaxis.range
+    low, high = result_figures.by_seed(rows).layout.xaxis.range
     dropped = [each for each in order if len(each.seeds) < 5]
     assert dropped, "else nothing runs out of the frame"
     assert low < min(*points.x, *search.x) < max(*points.x, *search.x) < high < low + 10
     assert next(iter(rows)) == f"trial {order[0].trial} (winner)"
     assert "trial 0 (baseline)" in rows
-    assert outcome.name_of(0, 0) == "trial 0 (winner, baseline)"
+    assert result_figures.name_of(0, 0) == "trial 0 (winner, baseline)"

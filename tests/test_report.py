@@ -14,10 +14,10 @@ from browser import ink, see, see_in_frame
 from tune.analysis.conclusions import statement_of
 from tune.analysis.summary import answer_of
 from tune.experiments import published
-from tune.pages.material import gather
-from tune.pages.outcome import with_interval
-from tune.pages.page import Chart, Page, render
-from tune.report import report_of, write_report
+from tune.report.page import Chart, Page, render
+from tune.report.report import report_of, write_report
+from tune.report.report_data import gather
+from tune.report.result_figures import with_interval
 from tune.search.confirmation import ranking
 from tune.search.trials import ranked
 from tune.statistics import mean_interval

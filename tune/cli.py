@@ -229,7 +229,7 @@ def best(name: NameArgument, results: ResultsOption = RESULTS) -> None:
 def report(name: NameArgument, results: ResultsOption = RESULTS) -> None:
     """Write DIR/NAME/report.html: how good the winner is, how sure that is, and what the search was worth."""
     study = _open(results, name)
-    from tune.report import write_report
+    from tune.report.report import write_report
 
     print(write_report(study))
 
@@ -242,7 +242,7 @@ def compare(
 ) -> None:
     """Write a page with several studies side by side: what they confirmed, what they took, where they differ."""
     studies = [_open(results, name) for name in names]
-    from tune.compare import warnings_of, write_comparison
+    from tune.report.compare import warnings_of, write_comparison
 
     path = write_comparison(studies, out or results / f"compare-{'-'.join(names)}.html")
     for warning in warnings_of(studies):

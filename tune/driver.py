@@ -29,7 +29,7 @@ from tune.live import ConfirmView, Display, SearchView
 from tune.plan import SearchPlan
 from tune.preflight import costs, doctor
 from tune.preflight.result import Finding
-from tune.report import write_report
+from tune.report.report import write_report
 from tune.search.confirmation import ConfirmJobs, finalists, settled
 from tune.search.trials import FAILED, SearchJobs
 from tune.study import checkpoints

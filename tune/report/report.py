@@ -12,13 +12,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tune.pages import chapters, searched
-from tune.pages.chapters import SPLIT, paper_of
-from tune.pages.figures import ending
-from tune.pages.hours import amount
-from tune.pages.material import Material, gather
-from tune.pages.outcome import name_of, with_interval
-from tune.pages.page import Listing, Note, Page, Part, Row, Section, Table, write_page
+from tune.report.compute_time import amount
+from tune.report.figures import ending
+from tune.report.page import Listing, Note, Page, Part, Row, Section, Table, write_page
+from tune.report.report import search_sections, sections
+from tune.report.report_data import Material, gather
+from tune.report.result_figures import name_of, with_interval
+from tune.report.sections import SPLIT, paper_of
 from tune.study.study import Study
 
 KICKER = "Hyperparameter search of LFVD"
@@ -39,18 +39,18 @@ def report_of(study: Study) -> Page:
         return Page(kicker=KICKER, title=study.name, facts=[study.data.name], notices=notices(study), answer=[nothing])
     material = gather(study)
     confirmed = [
-        chapters.beside_the_paper,
-        chapters.finalists,
-        chapters.emotions,
-        chapters.lengths,
-        chapters.fusion,
+        sections.beside_the_paper,
+        sections.finalists,
+        sections.emotions,
+        sections.lengths,
+        sections.fusion,
     ]
     sections = [
         *(chapter(material) for chapter in confirmed if material.roles),
-        searched.history(material),
-        searched.curves(material),
-        searched.parameters(material),
-        searched.worth(material),
+        search_sections.history(material),
+        search_sections.curves(material),
+        search_sections.parameters(material),
+        search_sections.worth(material),
         _faults(study),
         _provenance(study),
         _again(study),
@@ -116,7 +116,7 @@ def _summary(material: Material) -> list[Part]:
     ]
     if (paper := paper_of(material).get("LFVD")) and "test" in splits:
         rows.append(Row(cells=["LFVD as published", "", f"{paper['wf1']:.2f}"]))
-    caption = f"Percent; mean ± half of the 95 % interval over {chapters.seeds_of(material)}."
+    caption = f"Percent; mean ± half of the 95 % interval over {sections.seeds_of(material)}."
     return [Table(head=["", *(f"{SPLIT[split]} W-F1" for split in splits)], rows=rows, caption=caption)]
 
 

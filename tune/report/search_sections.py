@@ -8,11 +8,11 @@ from typing import Any
 import plotly.graph_objects as go
 
 from tune.analysis.importance import Importance
-from tune.pages import figures
-from tune.pages.hours import amount
-from tune.pages.material import Material
-from tune.pages.page import Chart, Group, Note, Part, Row, Section, Table
 from tune.plan import Parameter
+from tune.report.compute_time import amount
+from tune.report.page import Chart, Group, Note, Part, Row, Section, Table
+from tune.report.report import figures
+from tune.report.report_data import Material
 from tune.search.trials import ranked
 from tune.statistics import expected_best
 

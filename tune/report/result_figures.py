@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from lfvd.config import MODALITY_NAMES
-from tune.pages.figures import BLUE, GREEN, GREY, ORANGE, PINK, SCORE, SKY, base, best_of, plain
+from tune.report.figures import BLUE, GREEN, GREY, ORANGE, PINK, SCORE, SKY, base, best_of, plain
 from tune.search.confirmation import Confirmed
 from tune.statistics import mean_interval
 from tune.study.predictions import Predictions

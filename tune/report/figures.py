@@ -1,7 +1,7 @@
 """Figures of a search: its history, learning curves, parameters, and what more trials would have brought.
 
 Scores are percent of W-F1 on validation. Colours are told apart by colour-blind eyes and stand on white and on black; fonts and
-backgrounds are the page's (tune.pages.page). A function gives None where there is too little to draw.
+backgrounds are the page's (tune.report.page). A function gives None where there is too little to draw.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from plotly.colors import sample_colorscale
 
 from lfvd.training.plots import COLOURS
 from tune.analysis.importance import Importance, whole
-from tune.pages.hours import Hours
 from tune.plan import Parameter
+from tune.report.compute_time import Hours
 from tune.search.asha import Rungs
 from tune.search.trials import AUDITED, BY_HAND, STOPPED, ranked
 from tune.statistics import expected_best

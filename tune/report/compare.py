@@ -11,13 +11,12 @@ from typing import Any
 
 from tune.analysis.conclusions import p_value, points
 from tune.analysis.summary import ALPHA
-from tune.pages import figures, outcome
-from tune.pages.hours import amount
-from tune.pages.material import Material, gather
-from tune.pages.page import Chart, Group, Note, Page, Part, Row, Section, Table, write_page
-from tune.pages.searched import range_of
 from tune.plan import Parameter
-from tune.report import notices
+from tune.report.compute_time import amount
+from tune.report.page import Chart, Group, Note, Page, Part, Row, Section, Table, write_page
+from tune.report.report import figures, notices, result_figures
+from tune.report.report_data import Material, gather
+from tune.report.search_sections import range_of
 from tune.search.trials import ranked
 from tune.statistics import paired
 from tune.study.study import BASELINE, Study, StudyError
@@ -113,7 +112,7 @@ def _score(material: Material, split: str, role: str) -> str:
     """A baseline that wins is its study's winner too."""
     roles = material.scores[split]
     rows = roles.get(role) or (roles.get("winner") if role == "baseline" and _baseline_won(material) else None)
-    return outcome.with_interval([100 * row["wf1"] for row in rows]) if rows else "–"
+    return result_figures.with_interval([100 * row["wf1"] for row in rows]) if rows else "–"
 
 
 def _baseline_won(material: Material) -> bool:
@@ -126,7 +125,7 @@ def _confirmed(found: Sequence[Material]) -> Section:
         "The cross is the single score that the search saw."
     )
     rows = {
-        f"{figures.plain(each.study.name)}: {outcome.name_of(config.trial, each.roles['winner'].trial)}": (
+        f"{figures.plain(each.study.name)}: {result_figures.name_of(config.trial, each.roles['winner'].trial)}": (
             each.study,
             config,
         )
@@ -136,7 +135,7 @@ def _confirmed(found: Sequence[Material]) -> Section:
     parts: list[Part] = [NO_WINNER]
     if rows:
         least = 200 + 6 * max(map(len, rows))  # names stand beside the points
-        parts = [Chart(plot=outcome.by_seed(rows), label="Confirmed W-F1 of winners and baselines", least=least)]
+        parts = [Chart(plot=result_figures.by_seed(rows), label="Confirmed W-F1 of winners and baselines", least=least)]
     return Section(key="confirmed", title="Confirmed, seed by seed", how=how, parts=parts)
 
 

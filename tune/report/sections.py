@@ -9,9 +9,9 @@ import numpy as np
 from lfvd.files import InputError
 from tune.analysis.conclusions import comparison, noise_sentence
 from tune.experiments import dataset_of, published
-from tune.pages import outcome
-from tune.pages.material import Material
-from tune.pages.page import Chart, Group, Matrix, Note, Part, Row, Section, Table
+from tune.report.page import Chart, Group, Matrix, Note, Part, Row, Section, Table
+from tune.report.report import result_figures
+from tune.report.report_data import Material
 from tune.search.confirmation import Confirmed
 from tune.study.study import BASELINE
 
@@ -92,7 +92,7 @@ def finalists(material: Material) -> Section:
     order = material.answer.order
     if any(len(each.seeds) < len(order[0].seeds) for each in order):
         how += " A finalist that fell behind was dropped after fewer seeds, and its interval may run out of the frame."
-    plot = outcome.by_seed({_finalist(material, each): (material.study, each) for each in order})
+    plot = result_figures.by_seed({_finalist(material, each): (material.study, each) for each in order})
     parts: list[Part] = [
         Chart(plot=plot, label="Validation W-F1 of each finalist by seed, with mean and 95 % interval")
     ]
@@ -119,7 +119,7 @@ def finalists(material: Material) -> Section:
 
 def _finalist(material: Material, each: Confirmed) -> str:
     """`trial 12 (winner)`, `trial 7, 2 seeds`."""
-    name = outcome.name_of(each.trial, material.answer.order[0].trial)
+    name = result_figures.name_of(each.trial, material.answer.order[0].trial)
     few = len(each.seeds) < len(material.study.plan.confirm.seeds)
     return f"{name}, {len(each.seeds)} seed{'s' * (len(each.seeds) > 1)}" if few else name
 
@@ -133,7 +133,7 @@ def emotions(material: Material) -> Section:
     )
     rows = material.scores[split]
     paper = {k: v for k, v in paper_of(material).get("LFVD", {}).items() if v is not None} if split == "test" else {}
-    plot = outcome.f1_by_class(rows, material.classes, paper, split=SPLIT[split])
+    plot = result_figures.f1_by_class(rows, material.classes, paper, split=SPLIT[split])
     parts: list[Part] = [Chart(plot=plot, label=f"F1 of each emotion on {SPLIT[split]}"), *_confusion(material)]
     return Section(key="emotions", title="Emotion by emotion", how=how, parts=parts)
 
@@ -165,7 +165,7 @@ def lengths(material: Material) -> Section:
     )
     parts: list[Part] = [NO_PREDICTIONS]
     if found := material.predictions[material.split]:
-        plot = outcome.wf1_by_dialogue_length(found)
+        plot = result_figures.wf1_by_dialogue_length(found)
         parts = [Note(text="Left out: the data name no bins of length.")]
         if plot:
             parts = [Chart(plot=plot, label=f"W-F1 on {SPLIT[material.split]} by dialogue length")]
@@ -181,7 +181,7 @@ def fusion(material: Material) -> Section:
     )
     parts: list[Part] = [NO_PREDICTIONS]
     if winner := material.predictions[material.split].get("winner"):
-        plot = outcome.fusion_weights(winner)
+        plot = result_figures.fusion_weights(winner)
         parts = [Note(text="Left out: the winner weighs nothing (one modality, or a fusion without weights).")]
         if plot:
             parts = [Chart(plot=plot, label=f"Fusion weights on {SPLIT[material.split]} by true emotion")]

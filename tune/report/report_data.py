@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tune.analysis.conclusions import Statement, statement_of
 from tune.analysis.summary import Answer, answer_of
-from tune.pages.hours import Hours, hours_of
+from tune.report.compute_time import Hours, hours_of
 from tune.search.confirmation import Confirmed
 from tune.study.predictions import Predictions
 from tune.study.study import BASELINE, Study
