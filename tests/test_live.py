@@ -8,9 +8,9 @@ from conftest import PLAN
 from rich.console import Console
 from test_search import Workers, curve, history, never
 
-from tune.live import ROWS, ConfirmView, Display, SearchView, clock, compact
 from tune.search.confirmation import ConfirmJobs
 from tune.search.trials import SearchJobs
+from tune.terminal.live import ROWS, ConfirmView, Display, SearchView, clock, compact
 
 
 def shown(renderable, width: int = 100) -> str:
@@ -116,7 +116,7 @@ def test_confirm_view(make_study):
 
 def test_lines_in_a_log_file(monkeypatch):
     """Without a terminal: a line now and then, and one at the end, as plain text."""
-    monkeypatch.setattr("tune.live.LINE_SECONDS", 0.01)
+    monkeypatch.setattr("tune.terminal.live.LINE_SECONDS", 0.01)
     console = Console(file=io.StringIO(), width=20)
     three, count = threading.Event(), []
 

@@ -26,13 +26,13 @@ from lfvd.files import InputError, read_yaml, write_yaml
 from lfvd.training.trainer import NonFiniteLoss, train
 from tune import reproduce
 from tune.experiments import ROWS, Row, published
-from tune.live import ConfirmView
 from tune.paper.grid import Grid, is_grid, read_base, start_grid
 from tune.paper.rows import UNDECIDED, Line, Outcomes
 from tune.paper.tables import number, summary
 from tune.search.confirmation import ConfirmJobs
 from tune.statistics import Difference, paired
 from tune.study.study import Study, StudyError
+from tune.terminal.live import ConfirmView
 from tune.tracking.mlflow_runs import runs_of
 from tune.tracking.mlflow_writer import default_uri
 

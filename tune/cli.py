@@ -216,8 +216,8 @@ def prune(
 def best(name: NameArgument, results: ResultsOption = RESULTS) -> None:
     """Show the finalists, winner against baseline, and where best.yaml lies."""
     study = _open(results, name)
-    from tune.screen import show_best
     from tune.search.confirmation import settled
+    from tune.terminal.tables import show_best
 
     if not settled(study) or not (study.folder / "best.yaml").is_file():
         print(f"lfvd-tune: {study.folder}: is not confirmed yet: run `lfvd-tune confirm {name}`", file=sys.stderr)
@@ -261,7 +261,7 @@ def status(name: NameArgument, results: ResultsOption = RESULTS) -> None:
 
         show_progress(study, _console())
         return
-    from tune.screen import show_status
+    from tune.terminal.tables import show_status
 
     show_status(study, _console())
 
@@ -381,7 +381,7 @@ class _Sitting:
     def run(self, plan: SearchPlan, data: Path, *, search: bool) -> None:
         """Exits 1 where nothing usable came out, 130 where it was interrupted."""
         from tune import driver
-        from tune.screen import show_best
+        from tune.terminal.tables import show_best
 
         corpus, console = driver.open_corpus(data, plan), _console()
         with driver.holding(self.folder, console):

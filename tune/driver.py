@@ -25,7 +25,6 @@ from lfvd.training.environment import run_info
 from lfvd.training.trainer import check_fit
 from tune.best import write_best
 from tune.execution import ray_jobs
-from tune.live import ConfirmView, Display, SearchView
 from tune.plan import SearchPlan
 from tune.preflight import costs, doctor
 from tune.preflight.result import Finding
@@ -35,6 +34,7 @@ from tune.search.trials import FAILED, SearchJobs
 from tune.study import checkpoints
 from tune.study.lock import Requests
 from tune.study.study import BASELINE, DataSource, Study, writing
+from tune.terminal.live import ConfirmView, Display, SearchView
 from tune.tracking.mlflow_writer import Tracker
 
 

@@ -19,8 +19,8 @@ from tune.paper.charts import draw_figures
 from tune.paper.grid import Grid
 from tune.paper.rows import SPLITS, UNDECIDED, Outcomes
 from tune.paper.tables import change, number, spread, summary, write_tables
-from tune.screen import show_faults
 from tune.search.confirmation import ConfirmJobs
+from tune.terminal.tables import show_faults
 
 
 def sit(grid: Grid, corpus: Corpus, console: Console, *, address: str | None, tracking_uri: str, verbose: bool) -> bool:

@@ -18,13 +18,13 @@ from pathlib import Path
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from tune.execution import ray_jobs
-from tune.live import clock
 from tune.plan import ResourcesPlan, SearchPlan
 from tune.preflight import nodes
 from tune.preflight.costs import Measured, cost, file_sizes, settled, timed
 from tune.preflight.result import Finding, digits, few, size
 from tune.study import checkpoints
 from tune.study.study import Study
+from tune.terminal.live import clock
 from tune.tracking.mlflow_writer import mlflow_writer
 
 ANSWER_SECONDS = 3

@@ -14,11 +14,11 @@ from rich.table import Table
 
 from tune.analysis.conclusions import noise_sentence, statement_of
 from tune.analysis.summary import answer_of, noise_of
-from tune.live import compact
 from tune.search.confirmation import Confirmed, mean_std, settled, standing
 from tune.search.trials import STOPPED, WORDS, ranked, tally
 from tune.study.lock import at_work
 from tune.study.study import BASELINE, Study
+from tune.terminal.live import compact
 
 TOP = 8
 """Trials shown by `status`."""
