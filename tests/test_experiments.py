@@ -5,7 +5,7 @@ import pytest
 from lfvd.config import Config
 from lfvd.files import InputError
 from lfvd.training.trainer import train
-from tune.experiments import REFERENCE, ROWS, arrange, dataset_of, effective, letters, parts_of, published
+from tune.paper.rows import REFERENCE, ROWS, arrange, dataset_of, effective, letters, parts_of, published
 
 ALL = ("l", "a", "v")
 

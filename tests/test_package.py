@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 CHECK = """
-import lfvd.config, tune.experiments, tune.slurm, tune.plan
+import lfvd.config, tune.paper.rows, tune.slurm, tune.plan
 assert tune.slurm.TEMPLATE.is_file()
-assert set(tune.experiments.published()) == {"iemocap", "meld"}
+assert set(tune.paper.rows.published()) == {"iemocap", "meld"}
 print(lfvd.__file__)
 for name in ("meld", "iemocap"):
     lfvd.config.Config.from_yaml(name)

@@ -13,7 +13,7 @@ from browser import ink, see, see_in_frame
 
 from tune.analysis.conclusions import statement_of
 from tune.analysis.summary import answer_of
-from tune.experiments import published
+from tune.paper.rows import published
 from tune.report.page import Chart, Page, render
 from tune.report.report import report_of, write_report
 from tune.report.report_data import gather

@@ -24,10 +24,10 @@ from lfvd.data.corpus import Corpus
 from lfvd.data.simulate import simulate
 from lfvd.files import InputError, read_yaml, write_yaml
 from lfvd.training.trainer import NonFiniteLoss, train
-from tune import reproduce
-from tune.experiments import ROWS, Row, published
+from tune.paper import reproduce
 from tune.paper.grid import Grid, is_grid, read_base, start_grid
-from tune.paper.rows import UNDECIDED, Line, Outcomes
+from tune.paper.outcomes import UNDECIDED, Line, Outcomes
+from tune.paper.rows import ROWS, Row, published
 from tune.paper.tables import number, summary
 from tune.search.confirmation import ConfirmJobs
 from tune.statistics import Difference, paired

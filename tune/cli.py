@@ -165,8 +165,8 @@ def reproduce(
 
     Goes on where an interrupted one of that name ended; more tables under the same name add only the rows that are missing.
     """
-    from tune.experiments import parts_of
     from tune.paper.grid import read_base
+    from tune.paper.rows import parts_of
 
     sitting = _Sitting(_folder(results, name), address, storage, tracking_uri, verbose)
     sitting.reproduce(read_base(base), parts_of(tables, figures), data)
@@ -257,7 +257,7 @@ def status(name: NameArgument, results: ResultsOption = RESULTS) -> None:
     from tune.paper.grid import Grid
 
     if isinstance(study, Grid):
-        from tune.reproduce import show_progress
+        from tune.paper.reproduce import show_progress
 
         show_progress(study, _console())
         return
@@ -395,7 +395,7 @@ class _Sitting:
         """Rows of the paper's tables; exits as `run` does."""
         from lfvd.data.corpus import Corpus
         from tune import driver
-        from tune import reproduce as rows
+        from tune.paper import reproduce as rows
         from tune.paper.grid import start_grid
 
         corpus, console = Corpus.load(data), _console()

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from lfvd.files import atomic_path
 from lfvd.training.plots import COLOURS, confusion
-from tune.experiments import Row, letters, title
-from tune.paper.rows import SPLITS, Outcomes
+from tune.paper.outcomes import SPLITS, Outcomes
+from tune.paper.rows import Row, letters, title
 from tune.paper.tables import write_csv
 from tune.statistics import mean_interval
 from tune.study.predictions import Predictions

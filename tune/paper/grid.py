@@ -17,7 +17,7 @@ import optuna
 
 from lfvd.config import MODALITIES, PRESETS, Config
 from lfvd.files import read_yaml
-from tune.experiments import ROWS, Row, arrange, dataset_of, effective
+from tune.paper.rows import ROWS, Row, arrange, dataset_of, effective
 from tune.plan import AUTO, SHIPPED, ConfirmPlan, ResourcesPlan, SchedulerPlan, SearchPlan
 from tune.study.study import DataSource, Study, StudyError, asked, holds_rows
 

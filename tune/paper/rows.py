@@ -1,109 +1,156 @@
-"""What the rows of a grid came to, beside the published ones: numbers only, in percent; differences in percentage points."""
+"""The rows of the paper's tables and figures as data: what each changes of a Config, and what the paper reports.
+
+`arrange(parts, base, present, dataset)` gives the rows that a base config and a corpus allow, and says which it leaves out.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from tune.best import Scores
-from tune.experiments import REFERENCE, Row, dataset_of, published, title
-from tune.paper.grid import Grid
-from tune.search.confirmation import FAILED, mean_std
-from tune.statistics import Difference, paired
+from lfvd.config import MODALITIES, MODALITY_NAMES, Config
+from lfvd.files import InputError, read_yaml
 
-LEVEL = 0.95
-"""Confidence of the intervals, each by itself."""
+PUBLISHED = Path(__file__).parents[2] / "results" / "published.yaml"
 
-SPLITS = {"test": "test", "val": "validation"}
-"""How metrics name a split, and people."""
+LETTERS = {"l": "T", "a": "A", "v": "V"}
+"""The paper's letters of the modalities; it writes them in the order T, A, V."""
 
-UNDECIDED = "not told apart"
-"""Instead of a sign, where the interval of a difference holds zero."""
+OURS: dict[str, Any] = {}
+"""The base config as it is, on all modalities of the corpus."""
+
+ROWS: dict[str, dict[str, dict[str, Any]]] = {
+    "table2": {"LFVD": OURS},
+    "table3": {"LFVD": OURS},
+    "table4": {
+        "T": {"data.modalities": "l"},
+        "V": {"data.modalities": "v"},
+        "A": {"data.modalities": "a"},
+        "T+V": {"data.modalities": "l,v"},
+        "T+A": {"data.modalities": "l,a"},
+        "A+V": {"data.modalities": "a,v"},
+        "T+A+V": {"data.modalities": "l,a,v"},
+    },
+    "table5": {
+        "ours": OURS,
+        "w/o LFA-Transformer": {"model.attention": False},
+        "w/o CEAR": {"model.atmosphere": False},
+        "w/o DL": {"loss.gamma1": 0.0, "loss.gamma2": 0.0},
+        "w/o CMVD": {"model.fusion": "add", "loss.gamma3": 0.0},
+        "w/o CMVD-Fusion": {"model.fusion": "add"},
+        "w/o CMVD-Distillation": {"loss.gamma3": 0.0},
+        "w/ ours(A)": {"model.anchor": "a"},
+        "w/ ours(V)": {"model.anchor": "v"},
+    },
+    "table6": {
+        "ours": OURS,
+        "w/o L_self": {"loss.gamma1": 0.0},
+        "w/o L_full": {"loss.gamma2": 0.0},
+        "w/o L_distillation": {"loss.gamma3": 0.0},
+        "w/o L_all": {"loss.gamma1": 0.0, "loss.gamma2": 0.0, "loss.gamma3": 0.0},
+    },
+    "figure2": {kind: {"model.fusion": kind} for kind in ("variational", "add", "concat", "gate")},
+    "figure3": {"LFVD": OURS},
+    "figure4": {"LFVD": OURS},
+}
+"""Part of the paper → its rows by their published names → keys of Config."""
+
+REFERENCE = {"table4": "T+A+V", "table5": "ours", "table6": "ours"}
+"""The row that the others of an ablation table are compared with."""
+
+ONLY = {"table2": "iemocap", "table3": "meld"}
+"""Parts that are about one corpus."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """A trained row of Tables 4 to 6 beside the published one."""
+class Row:
+    """A row that can be trained."""
 
-    row: Row
-    trial: int
-    """Its number in the study's files."""
-    mean: dict[str, float]
-    """Of each `val/…` and, once opened, `test/…` metric over the seeds."""
-    std: dict[str, float]
-    paper: dict[str, float]
-    """`acc` and `wf1`."""
-    paper_change: float | None
-    """The paper's W-F1 minus that of its unchanged row; None for the unchanged row itself."""
-    change: Difference | None
-    """Ours, paired over seeds; None also where the unchanged row was not trained, or there is one seed."""
-
-    @property
-    def agrees(self) -> str:
-        """Whether the row moves W-F1 the same way as in the paper: yes, no, UNDECIDED; empty where nothing is compared."""
-        if self.change is None or not self.paper_change:
-            return ""
-        if self.change.low <= 0 <= self.change.high:
-            return UNDECIDED
-        return "yes" if (self.change.mean > 0) == (self.paper_change > 0) else "no"
+    part: str
+    """Its table or figure, a key of ROWS."""
+    name: str
+    """Its published name."""
+    values: dict[str, Any]
+    """Keys of Config that make it from the base."""
 
 
-class Outcomes:
-    """The rows that have all their seeds, and a sentence for each other one."""
-
-    def __init__(self, grid: Grid) -> None:
-        self.grid, self.seeds = grid, grid.plan.confirm.seeds
-        self.paper = published()[dataset_of(grid.data.name)]
-        self.scores = _scores(grid)
-        rows, self.left_out = grid.arranged()
-        reasons = {fault["trial"]: fault["reason"] for fault in grid.faults() if fault["then"] == FAILED}
-        for row in rows:
-            if (n := grid.number(row)) not in self.scores:
-                why = reasons.get(n, "it waits for its turn")
-                self.left_out.append(f"{title(row.part)}, {row.name}: is not trained on all seeds ({why})")
-        self.rows = [row for row in rows if grid.number(row) in self.scores]
-
-    @property
-    def split(self) -> str:
-        """What rows are compared on: test once it was opened, as in the paper, else validation."""
-        return "test" if any("test/wf1" in scores[0] for scores in self.scores.values()) else "val"
-
-    def percents(self, row: Row) -> tuple[dict[str, float], dict[str, float]]:
-        """Mean and standard deviation of each metric over seeds."""
-        mean, std = mean_std(self.scores[self.grid.number(row)])
-        return {k: 100 * v for k, v in mean.items()}, {k: 100 * v for k, v in std.items()}
-
-    def wf1(self, row: Row) -> list[float]:
-        """W-F1 of each seed on `split`."""
-        return [100 * each[f"{self.split}/wf1"] for each in self.scores[self.grid.number(row)]]
-
-    def lines(self, part: str) -> list[Line]:
-        """Table 4, 5 or 6."""
-        found = {row.name: row for row in self.rows if row.part == part}
-        return [self._line(row, found.get(REFERENCE[part])) for row in found.values()]
-
-    def _line(self, row: Row, reference: Row | None) -> Line:
-        mean, std = self.percents(row)
-        acc, wf1 = self.paper[row.part][row.name]
-        changed = row.name != REFERENCE[row.part]
-        comparable = changed and reference is not None and len(self.seeds) > 1
-        return Line(
-            row=row,
-            trial=self.grid.number(row),
-            mean=mean,
-            std=std,
-            paper={"acc": acc, "wf1": wf1},
-            paper_change=wf1 - self.paper[row.part][REFERENCE[row.part]][1] if changed else None,
-            change=paired(self.wf1(row), self.wf1(reference), level=LEVEL) if comparable and reference else None,
-        )
+def published() -> dict[str, Any]:
+    """Figures of the paper, percent: `iemocap` and `meld` → `classes`, `table2` … `table6`, `length_bins`."""
+    return read_yaml(PUBLISHED)
 
 
-def _scores(grid: Grid) -> dict[int, Scores]:
-    """Number of each row that has all its seeds → its `val/…` and, once opened, `test/…` for each seed, 0..1."""
-    runs = {(run["trial"], run["seed"]): run for run in grid.confirmed()}
-    seeds, tests = grid.plan.confirm.seeds, grid.test_scores()
-    found = {}
-    for n in grid.numbers:
-        if all((n, seed) in runs for seed in seeds):
-            each = [{k: v for k, v in runs[n, seed].items() if k.startswith("val/")} for seed in seeds]
-            found[n] = [val | test for val, test in zip(each, tests.get(n, [{} for _ in seeds]), strict=True)]
+def dataset_of(name: str) -> str:
+    """A corpus's name → the key of `published` that it is compared with. Raises InputError for another corpus."""
+    for key in published():
+        if name.lower().startswith(key):
+            return key
+    raise InputError(f"the data are {name}, but the paper's tables are of IEMOCAP and MELD: import one of them")
+
+
+def parts_of(tables: str, figures: str) -> list[str]:
+    """Parts from lists of numbers as a command line has them, `2,3` and ``. Raises InputError for others than ROWS has."""
+    found = []
+    for kind, text in (("table", tables), ("figure", figures)):
+        known = [part.removeprefix(kind) for part in ROWS if part.startswith(kind)]
+        for number in [each.strip() for each in text.split(",") if each.strip()]:
+            if number not in known:
+                raise InputError(
+                    f"--{kind}s {text}: there is no {kind} {number!r} to reproduce: name some of {','.join(known)}"
+                )
+            found.append(kind + number)
+    if not found:
+        raise InputError("--tables and --figures name nothing: name some, such as --tables 4,5,6")
     return found
+
+
+def title(part: str) -> str:
+    """`Table 4` for table4."""
+    return f"{part[:-1].capitalize()} {part[-1]}"
+
+
+def letters(modalities: Sequence[str]) -> str:
+    """`T+A+V`."""
+    return "+".join(LETTERS[m] for m in MODALITIES if m in modalities)
+
+
+def arrange(parts: Sequence[str], base: Config, present: Sequence[str], dataset: str) -> tuple[list[Row], list[str]]:
+    """Rows of parts that can be trained, and a sentence for each other one.
+
+    present: the corpus's modalities; left out are rows without theirs, tables of the other corpus, and rows that are the
+    same as an earlier one of their part, because the base or the modalities leave nothing to take away.
+    """
+    rows: list[Row] = []
+    left: list[str] = []
+    for part in parts:
+        if ONLY.get(part, dataset) != dataset:
+            left.append(f"{title(part)}: is of {ONLY[part].upper()}, the data are {dataset.upper()}")
+            continue
+        kept: dict[Config, str] = {}
+        for name, values in ROWS[part].items():
+            row = Row(part=part, name=name, values={"data.modalities": ",".join(present), **values})
+            same = effective(config := base.with_values({"data.modalities": list(present), **values}))
+            missing = [MODALITY_NAMES[m] for m in config.data.modalities if m not in present]
+            if missing:
+                left.append(f"{title(part)}, {name}: the data hold no {' and no '.join(missing)} features")
+            elif same in kept:
+                left.append(
+                    f"{title(part)}, {name}: is the same as {kept[same]} with this config on {letters(present)}"
+                )
+            else:
+                kept[same] = name
+                rows.append(row)
+    return rows, left
+
+
+def effective(config: Config) -> Config:
+    """The config with what its model does not read put at rest, as far as rows differ in it: equal where they are the same row: with one
+    modality there is nothing to fuse, whatever maps a fusion adds."""
+    values: dict[str, Any] = {"model.anchor": config.anchor}
+    values["data.modalities"] = [m for m in MODALITIES if m in config.data.modalities]
+    if len(config.data.modalities) == 1:  # nothing to fuse, nothing to contrast across; concat and gate only add a map
+        values |= {"model.fusion": "add", "loss.gamma1": 0.0}
+    if not config.model.attention:
+        values["model.atmosphere"] = False
+    return config.with_values(values)

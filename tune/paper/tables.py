@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lfvd.files import atomic_path, write_text
-from tune.experiments import ONLY, REFERENCE, letters, title
 from tune.paper.grid import Grid
-from tune.paper.rows import SPLITS, UNDECIDED, Line, Outcomes
+from tune.paper.outcomes import SPLITS, UNDECIDED, Line, Outcomes
+from tune.paper.rows import ONLY, REFERENCE, letters, title
 
 DASH = "–"
 """What is not known, in Markdown; a CSV leaves it empty."""

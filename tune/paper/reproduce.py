@@ -14,10 +14,10 @@ from lfvd.data.corpus import Corpus
 from tune import driver
 from tune.best import open_test
 from tune.driver import NothingUsable
-from tune.experiments import REFERENCE, title
 from tune.paper.charts import draw_figures
 from tune.paper.grid import Grid
-from tune.paper.rows import SPLITS, UNDECIDED, Outcomes
+from tune.paper.outcomes import SPLITS, UNDECIDED, Outcomes
+from tune.paper.rows import REFERENCE, title
 from tune.paper.tables import change, number, spread, summary, write_tables
 from tune.search.confirmation import ConfirmJobs
 from tune.terminal.tables import show_faults
