@@ -23,7 +23,7 @@ from lfvd.config import Config
 from lfvd.data.corpus import SPLITS, Corpus
 from lfvd.files import read_yaml
 from lfvd.training.trainer import train
-from tune import driver
+from tune import session
 from tune.analysis.conclusions import statement_of
 from tune.analysis.summary import answer_of
 from tune.best import open_test, write_best
@@ -299,9 +299,9 @@ def in_this_process() -> Iterator[list[Corpus]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_jobs, "run_jobs", run_jobs)
         patch.setattr(ray_jobs, "cluster", lambda *args, **kwargs: contextlib.nullcontext())
-        patch.setattr(driver.doctor, "within", lambda *args: [])
+        patch.setattr(session.doctor, "within", lambda *args: [])
         patch.setattr(ray_jobs, "node_ids", frozenset)
-        patch.setattr(driver, "Tracker", Silent)
+        patch.setattr(session, "Tracker", Silent)
         yield handed
 
 
@@ -312,7 +312,7 @@ def here() -> Iterator[list[Corpus]]:
 
 
 def sit(study: Study, corpus: Corpus, *, search: bool = True) -> bool:
-    return driver.sit(study, corpus, Console(quiet=True), search=search, address=None, tracking_uri="", verbose=False)
+    return session.sit(study, corpus, Console(quiet=True), search=search, address=None, tracking_uri="", verbose=False)
 
 
 @pytest.fixture(scope="module")
@@ -677,7 +677,7 @@ def test_no_trial_came_through(make_study, tiny_corpus, here, monkeypatch):
     monkeypatch.setattr(
         pool, "run_jobs", lambda jobs, *_: [jobs.failed(job, f"Bad{job.name}: told") for job in iter(jobs.next, None)]
     )
-    with pytest.raises(driver.NothingUsable) as error:
+    with pytest.raises(session.NothingUsable) as error:
         sit(study, tiny_corpus)
     assert str(error.value) == (f"{study.folder}: no trial came to a result; the first error: Badtrial0: told")
     assert [FAILED in t.user_attrs for t in study.trials] == [True, True]
@@ -688,7 +688,7 @@ def test_no_finalist_came_through(searched, tiny_corpus, here, monkeypatch):
     monkeypatch.setattr(
         pool, "run_jobs", lambda jobs, *_: [jobs.failed(job, "Bad: told") for job in iter(jobs.next, None)]
     )
-    with pytest.raises(driver.NothingUsable) as error:
+    with pytest.raises(session.NothingUsable) as error:
         sit(searched, tiny_corpus, search=False)
     assert str(error.value) == (
         f"{searched.folder}: no finalist came through all seeds; the first error: trial 0 (baseline), seed 0: Bad: told"

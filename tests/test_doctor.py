@@ -26,7 +26,7 @@ from lfvd.data.corpus import Corpus
 from lfvd.data.simulate import simulate
 from lfvd.files import InputError, write_yaml
 from lfvd.training.trainer import read_result, train
-from tune import driver
+from tune import session
 from tune.execution import ray_jobs
 from tune.plan import PlanError, SchedulerPlan
 from tune.preflight import costs, doctor, nodes
@@ -584,10 +584,10 @@ def test_heed():
     """Quiet where all is well; a warning for what is amiss; an error for what a search would fail of."""
     console = Console(record=True, file=open(os.devnull, "w"), width=80)  # noqa: SIM115 (closed below)
     well = [Finding(check="a", found="good"), Finding(check="b", ok=None, found="not known")]
-    driver.heed(well, console)
-    driver.heed([Finding(check="c", ok=False, found="so", remedy="do that")], console)
+    session.heed(well, console)
+    session.heed([Finding(check="c", ok=False, found="so", remedy="do that")], console)
     with pytest.raises(InputError, match=r"^it is broken: mend it$"):
-        driver.heed([*well, Finding(check="d", ok=False, found="it is broken", remedy="mend it", fatal=True)], console)
+        session.heed([*well, Finding(check="d", ok=False, found="it is broken", remedy="mend it", fatal=True)], console)
     console.file.close()
     assert console.export_text() == "warning: so: do that\n"
 

@@ -287,7 +287,7 @@ def doctor(
     verbose: VerboseOption = False,
 ) -> None:
     """Check all that a search needs, time an epoch, and estimate what it takes; exits 1 where a search would fail."""
-    from tune import driver
+    from tune import session
     from tune.plan import SearchPlan
     from tune.preflight.doctor import examine
     from tune.preflight.result import show
@@ -296,7 +296,7 @@ def doctor(
     read, console, fatal = SearchPlan.from_yaml(plan), _console(), 0
     for finding in examine(
         read,
-        driver.open_corpus(data, read),
+        session.open_corpus(data, read),
         results=results,
         checkpoints=storage,
         address=address,
@@ -380,13 +380,13 @@ class _Sitting:
 
     def run(self, plan: SearchPlan, data: Path, *, search: bool) -> None:
         """Exits 1 where nothing usable came out, 130 where it was interrupted."""
-        from tune import driver
+        from tune import session
         from tune.terminal.tables import show_best
 
-        corpus, console = driver.open_corpus(data, plan), _console()
-        with driver.holding(self.folder, console):
-            study = driver.start_study(self.folder, plan, corpus, data, self.storage)
-            sit = functools.partial(driver.sit, study, corpus, console, search=search)
+        corpus, console = session.open_corpus(data, plan), _console()
+        with session.holding(self.folder, console):
+            study = session.start_study(self.folder, plan, corpus, data, self.storage)
+            sit = functools.partial(session.sit, study, corpus, console, search=search)
             self._finish(sit, console, "resume" if search else "confirm")
         show_best(study, console)
         self._name_mlflow(console)
@@ -394,12 +394,12 @@ class _Sitting:
     def reproduce(self, plan: SearchPlan, parts: Sequence[str], data: Path) -> None:
         """Rows of the paper's tables; exits as `run` does."""
         from lfvd.data.corpus import Corpus
-        from tune import driver
+        from tune import session
         from tune.paper import reproduce as rows
         from tune.paper.grid import start_grid
 
         corpus, console = Corpus.load(data), _console()
-        with driver.holding(self.folder, console):
+        with session.holding(self.folder, console):
             grid = start_grid(self.folder, plan, parts, corpus=corpus, data=data, checkpoints=self.storage)
             self._finish(functools.partial(rows.sit, grid, corpus, console), console, "resume")
         rows.show(grid, console)
@@ -413,11 +413,11 @@ class _Sitting:
 
     def _finish(self, sit: Callable[..., bool], console: Console, verb: str) -> None:
         """Sit; exit where that did not come to its end."""
-        from tune import driver
+        from tune import session
 
         try:
             whole = sit(address=self.address, tracking_uri=self._uri, verbose=self.verbose)
-        except driver.NothingUsable as error:
+        except session.NothingUsable as error:
             print(f"lfvd-tune: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:

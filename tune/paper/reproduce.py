@@ -11,15 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from lfvd.data.corpus import Corpus
-from tune import driver
+from tune import session
 from tune.best import open_test
-from tune.driver import NothingUsable
 from tune.paper.charts import draw_figures
 from tune.paper.grid import Grid
 from tune.paper.outcomes import SPLITS, UNDECIDED, Outcomes
 from tune.paper.rows import REFERENCE, title
 from tune.paper.tables import change, number, spread, summary, write_tables
 from tune.search.confirmation import ConfirmJobs
+from tune.session import NothingUsable
 from tune.terminal.tables import show_faults
 
 
@@ -28,12 +28,12 @@ def sit(grid: Grid, corpus: Corpus, console: Console, *, address: str | None, tr
 
     Raises NothingUsable where no row came through: the text shows the first error.
     """
-    with driver.sitting(grid, console, tracking_uri) as (interrupt, _):
+    with session.sitting(grid, console, tracking_uri) as (interrupt, _):
         sealed = corpus.restricted("train", "valid")  # what leaves the driver holds no test split
         jobs = ConfirmJobs(grid, interrupt, grid.numbers)
         if not jobs.exhausted():
-            with driver.workers(grid, sealed, console, interrupt=interrupt, address=address, verbose=verbose):
-                driver.run(jobs, sealed, console)
+            with session.workers(grid, sealed, console, interrupt=interrupt, address=address, verbose=verbose):
+                session.run(jobs, sealed, console)
         if interrupt():
             return False
         if jobs.errors and not Outcomes(grid).scores:
