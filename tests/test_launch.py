@@ -22,10 +22,11 @@ import yaml
 from conftest import PLAN
 
 from lfvd.files import InputError, write_yaml
-from tune import cli, slurm
-from tune.slurm import Allocation, batch_script
+from tune import cli
+from tune.cluster import slurm
+from tune.cluster.slurm import Allocation, batch_script
 
-LAUNCH = Path(slurm.__file__).parent / "launch"
+LAUNCH = Path(slurm.__file__).parent
 
 ODD = 'it\'s $(touch pwned) "`id`"; rm -r & @data@ ü %j\n#SBATCH --uid=0'
 """A name that is anything but a word."""

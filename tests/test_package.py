@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 CHECK = """
-import lfvd.config, tune.paper.rows, tune.slurm, tune.plan
-assert tune.slurm.TEMPLATE.is_file()
+import lfvd.config, tune.paper.rows, tune.cluster.slurm, tune.plan
+assert tune.cluster.slurm.TEMPLATE.is_file()
 assert set(tune.paper.rows.published()) == {"iemocap", "meld"}
 print(lfvd.__file__)
 for name in ("meld", "iemocap"):

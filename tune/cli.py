@@ -327,7 +327,7 @@ def slurm(
     results: ResultsOption = RESULTS,
 ) -> None:
     """Print a SLURM batch script for `search`: `lfvd-tune slurm … > trials.sh`, then `sbatch trials.sh`."""
-    from tune.slurm import Allocation, batch_script
+    from tune.cluster.slurm import Allocation, batch_script
 
     ask = Allocation(nodes=nodes, gpus=gpus, cpus=cpus, time=time)
     folder = _folder(results, name or Path(plan).stem)

@@ -1,4 +1,4 @@
-"""A search as a SLURM batch script: `tune/launch/slurm.sh` filled in, after checks that save a wait in the queue."""
+"""A search as a SLURM batch script: `tune/cluster/slurm.sh` filled in, after checks that save a wait in the queue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from tune.plan import SearchPlan
 
-TEMPLATE = Path(__file__).parent / "launch" / "slurm.sh"
+TEMPLATE = Path(__file__).with_name("slurm.sh")
 
 MISSING = '"${1:?name the corpus: sbatch THIS_FILE CORPUS.safetensors}"'
 """In the place of a corpus that is not known yet: the script's own argument, or a sentence."""

@@ -1,0 +1,1 @@
+"""Scripts that users copy: SLURM, `ray up`, KubeRay, and a page for each."""
