@@ -30,7 +30,7 @@ bench: install
 	$(BIN)/python tests/benchmarks/bench.py
 
 chaos: install
-	$(BIN)/python tests/test_chaos.py --kills 20
+	$(BIN)/python -m tests.tune.test_chaos --kills 20
 
 fuzz: install
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: 'atheris>=3,<4'

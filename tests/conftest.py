@@ -1,18 +1,13 @@
 """Fixtures shared by several test files."""
 
 import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.clusters import own_cluster
+from tests.helpers.plans import TINY, start_study
 
 
 @pytest.fixture(scope="session")
@@ -65,19 +60,6 @@ def tiny_corpus(tiny_file: Path):
     return Corpus.open(tiny_file)
 
 
-TINY = {
-    "model.width": 8,
-    "model.latent": 2,
-    "model.heads": 2,
-    "model.dag_layers": 1,
-    "optim.lr": 1e-2,
-    "optim.batch_size": 4,
-    "run.epochs": 4,
-    "run.device": "cpu",
-}
-"""Config values for `tiny_corpus`."""
-
-
 @pytest.fixture
 def tiny_config():
     """A config that trains an epoch of `tiny_corpus` in milliseconds."""
@@ -86,82 +68,10 @@ def tiny_config():
     return Config().with_values(TINY)
 
 
-PLAN = {
-    "base": "meld",
-    "set": {
-        **{k: v for k, v in TINY.items() if not k.startswith("run.") and k not in ("optim.lr", "model.heads")},
-        "data.modalities": "l",
-    },
-    "space": {
-        "optim.lr": {"low": 1e-4, "high": 3e-2, "log": True},
-        "loss.gamma2": {"low": 1e-4, "high": 1e-1, "log": True},
-        "model.heads": {"choices": [1, 2, 4]},
-    },
-    "sampler": {"kind": "tpe", "startup_trials": 4, "seed": 0},
-    "scheduler": {"kind": "asha", "grace_epochs": 1, "reduction": 2, "max_epochs": 4, "audit": 0},
-    "trials": 6,
-    "confirm": {"finalists": 2, "seeds": [0, 1], "race": False},
-}
-"""A plan file's values for `tiny_corpus`; small, on one modality."""
-
-
-def make_plan(**changes):
-    """`PLAN` with sections replaced."""
-    from tune.plan import SearchPlan
-
-    return SearchPlan.from_dict({**PLAN, **changes}, source="plan", folder=Path())
-
-
-def start_study(folder: Path, corpus, **changes):
-    """Begin, or go on with, a study of `PLAN`."""
-    import optuna
-
-    from tune.study.study import DataSource, Study
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return Study.start(folder, make_plan(**changes), DataSource.of(corpus, "tiny.safetensors"), {})
-
-
 @pytest.fixture
 def make_study(tmp_path: Path, tiny_corpus):
     """Begin, or go on with, the study `tmp_path / name`: `make_study("name", trials=9)`."""
     return lambda name="study", **changes: start_study(tmp_path / name, tiny_corpus, **changes)
-
-
-LOOPBACK = "127.0.0.2"
-"""Ray takes 127.0.0.1 in an address for the machine's name, and looks for the cluster at its outer address."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def own_cluster(*, cpus: int, gpus: int = 0) -> Iterator[tuple[str, int]]:
-    """A Ray of so many cores and GPUs, which are numbers only → its address, once it is up, and its process."""
-    port, scratch = free_port(), tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: it goes into socket names
-    argv = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
-    argv += [f"--node-ip-address={LOOPBACK}", f"--port={port}", f"--temp-dir={scratch}", "--include-dashboard=false"]
-    argv += [f"--dashboard-agent-listen-port={free_port()}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
-    with open(Path(scratch) / "head.txt", "w") as log:
-        head = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 90
-        while "Ray runtime started" not in (text := (Path(scratch) / "head.txt").read_text()):
-            assert head.poll() is None, text
-            assert time.monotonic() < deadline, text
-            time.sleep(0.2)
-        yield f"{LOOPBACK}:{port}", head.pid
-    finally:
-        head.terminate()  # --block ends with all that it started
-        try:
-            head.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
-            head.wait()
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -190,7 +100,7 @@ def connected(address: str, request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def make_job(tmp_path, tiny_config):
     """A job on `tiny_corpus`: `make_job("name", seed, gpu=0.5, run__epochs=9)`."""
-    from tune.execution.worker import Job
+    from tune.search.job import Job
 
     def make(name: str, seed: int = 0, gpu: float = 0.0, **values) -> Job:
         config = tiny_config.with_values(

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 CHECK = """
 import lfvd.config, tune.paper.rows, tune.cluster.slurm, tune.plan
 assert tune.cluster.slurm.TEMPLATE.is_file()
-assert set(tune.paper.rows.published()) == {"iemocap", "meld"}
+assert set(tune.published.published()) == {"iemocap", "meld"}
 print(lfvd.__file__)
 for name in ("meld", "iemocap"):
     lfvd.config.Config.from_yaml(name)

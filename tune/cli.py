@@ -198,7 +198,7 @@ def prune(
 ) -> None:
     """End one unfinished trial by hand; it counts as stopped early."""
     study = _open(results, name)
-    from tune.search.trials import trials
+    from tune.search import trials
     from tune.study import lock
     from tune.study.study import writing
 
@@ -270,7 +270,7 @@ def status(name: NameArgument, results: ResultsOption = RESULTS) -> None:
 def sync(name: NameArgument, results: ResultsOption = RESULTS, tracking_uri: TrackingOption = None) -> None:
     """Send to MLflow what it missed."""
     study = _open_any(results, name)
-    from tune.tracking.mlflow_writer import mlflow_writer
+    from tune.tracking import mlflow_writer
 
     mlflow_writer.sync(study, tracking_uri or mlflow_writer.default_uri(results))
     print(f"MLflow holds all of {study.folder}")
@@ -291,14 +291,14 @@ def doctor(
     from tune.plan import SearchPlan
     from tune.preflight.doctor import examine
     from tune.preflight.result import show
-    from tune.tracking.mlflow_writer import mlflow_writer
+    from tune.tracking import mlflow_writer
 
     read, console, fatal = SearchPlan.from_yaml(plan), _console(), 0
     for finding in examine(
         read,
         session.open_corpus(data, read),
         results=results,
-        checkpoints=storage,
+        storage=storage,
         address=address,
         tracking_uri=tracking_uri or mlflow_writer.default_uri(results),
         verbose=verbose,
@@ -400,14 +400,14 @@ class _Sitting:
 
         corpus, console = Corpus.load(data), _console()
         with session.holding(self.folder, console):
-            grid = start_grid(self.folder, plan, parts, corpus=corpus, data=data, checkpoints=self.storage)
+            grid = start_grid(self.folder, plan, parts, corpus=corpus, data=data, storage=self.storage)
             self._finish(functools.partial(rows.sit, grid, corpus, console), console, "resume")
         rows.show(grid, console)
         self._name_mlflow(console)
 
     @property
     def _uri(self) -> str:
-        from tune.tracking.mlflow_writer import mlflow_writer
+        from tune.tracking import mlflow_writer
 
         return self.tracking_uri or mlflow_writer.default_uri(self.folder.parent)
 

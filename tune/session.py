@@ -101,10 +101,10 @@ def open_corpus(path: str | Path, plan: SearchPlan) -> Corpus:
     return corpus
 
 
-def start_study(folder: Path, plan: SearchPlan, corpus: Corpus, data: str | Path, checkpoints: str | None) -> Study:
+def start_study(folder: Path, plan: SearchPlan, corpus: Corpus, data: str | Path, storage: str | None) -> Study:
     """Begin or go on with a study in `folder`, its checkpoints there or in another storage."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    info = run_info(plan.config.run.device) | ({"storage": checkpoints.parse(checkpoints)} if checkpoints else {})
+    info = run_info(plan.config.run.device) | ({"storage": checkpoints.parse(storage)} if storage else {})
     return Study.start(folder, plan, DataSource.of(corpus, data), info)
 
 

@@ -14,9 +14,8 @@ from typing import Any
 from turns import RUNS, median, turns
 
 # isort: split
-import invented
-
 from lfvd.data.simulate import simulate
+from tests.helpers import invented
 
 BIN = Path(sys.executable).parent
 TRIALS = 1_000

@@ -67,7 +67,7 @@ def record(tasks: Iterable[tuple[str, dict[str, Any], dict[str, Any], int]]) -> 
     known = {(run["group"], run["number"]) for run in recorded()}
     missing = [task for task in tasks if (task[1]["group"], task[1]["number"]) not in known]
     with multiprocessing.get_context("spawn").Pool(2) as pool, FILE.open("a") as file:
-        for count, run in enumerate(ray_jobs.imap_unordered(train_one, missing), start=1):
+        for count, run in enumerate(pool.imap_unordered(train_one, missing), start=1):
             file.write(json.dumps(run) + "\n")
             file.flush()
             print(f"{count} of {len(missing)}: {run['group']} {run['number']}: {max(run['wf1']):.4f}", flush=True)

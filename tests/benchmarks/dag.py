@@ -15,10 +15,9 @@ import torch
 from turns import median, peak_mb, turns
 
 # isort: split
-from launches import launches
-from literal_dag import LiteralStack
-
 from lfvd.models.dag import DAGStack
+from tests.helpers.launches import launches
+from tests.helpers.literal_dag import LiteralStack
 
 SHAPES = {"16x60x4x300": (16, 60, 4, 300), "32x24x2x300": (32, 24, 2, 300)}
 """Dialogues × utterances × layers × width."""

@@ -22,12 +22,11 @@ from torch import Tensor
 from turns import RUNS, median
 
 # isort: split
-from literal_dag import LiteralStack
-
 from lfvd.config import Config
 from lfvd.data.corpus import Corpus
 from lfvd.data.simulate import simulate
 from lfvd.training import trainer
+from tests.helpers.literal_dag import LiteralStack
 
 CASES = {"meld language": ("meld", "l"), "meld": ("meld", "l,a,v"), "iemocap": ("iemocap", "l,a,v")}
 """What → preset and kind of corpus, modalities."""

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from layouts import DUMPS, Invented, invented, write
+from tests.helpers.layouts import DUMPS, Invented, invented, write
 
 FULL = {"M13": ("meld", 1432, 13708, (1024, 300, 342)), "I12": ("iemocap", 151, 7433, (1024, 1582, 342))}
 """Layout → data set, dialogues, utterances, widths of text, audio, visual."""

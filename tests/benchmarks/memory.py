@@ -20,10 +20,9 @@ import turns  # noqa: F401 (finds the tests' helpers)
 import yaml
 
 # isort: split
-from conftest import own_cluster
-
 from lfvd.data.simulate import simulate
 from lfvd.files import read_yaml
+from tests.helpers.clusters import own_cluster
 
 BIN = Path(sys.executable).parent
 TRIALS = 10

@@ -13,8 +13,8 @@ from turns import RUNS, median, seconds
 from lfvd.config import Config
 from lfvd.data.corpus import Corpus, CorpusInfo
 from tune.execution import ray_jobs
-from tune.execution.worker import Job, Result
 from tune.plan import ResourcesPlan
+from tune.search.job import Job, Result
 
 JOBS, SLOTS = 50, 2
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tune.search import racing
 from tune.search.racing import Race, run_race
-from tune.search.trials import racing
 
 BASELINE = 0
 """The first trial, as in a search."""

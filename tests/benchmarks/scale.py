@@ -33,8 +33,8 @@ import ray.tune as ray_tune
 from lfvd.data.corpus import Corpus, CorpusInfo
 from lfvd.files import read_yaml
 from tune.execution import ray_jobs
-from tune.execution.worker import Job, Result
 from tune.plan import SHIPPED, ResourcesPlan, SearchPlan
+from tune.search.job import Job, Result
 from tune.search.trials import SearchJobs
 from tune.study.study import OBJECTIVE, DataSource, Study, writing
 from tune.tracking.mlflow_runs import Projection, runs_of

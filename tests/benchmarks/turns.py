@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' reference and helpers
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests' reference and helpers
 
 RUNS = 5
 

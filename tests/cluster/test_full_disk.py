@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PLAN
-from soundness import assert_sound
 
 from lfvd.data.simulate import simulate
 from lfvd.files import write_yaml
+from tests.helpers.plans import PLAN
+from tests.helpers.soundness import assert_sound
 
 pytestmark = [
     pytest.mark.cluster,

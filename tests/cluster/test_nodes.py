@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import PLAN
-from hosts import Host, Network, T, lacking, until
 from optuna.trial import TrialState
-from soundness import assert_sound
 
 from lfvd.data.simulate import simulate
 from lfvd.files import write_yaml
 from lfvd.training.trainer import read_result
+from tests.helpers.hosts import Host, Network, T, lacking, until
+from tests.helpers.plans import PLAN
+from tests.helpers.soundness import assert_sound
 from tune.study.study import Study
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(lacking()), reason=lacking())]

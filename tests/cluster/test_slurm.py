@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import until
-from soundness import assert_sound
 
 from lfvd.files import read_yaml, write_yaml
+from tests.helpers.hosts import until
+from tests.helpers.soundness import assert_sound
 
 TOOLS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "squeue", "srun")
 LACKING = [tool for tool in TOOLS if shutil.which(tool) is None]

@@ -8,14 +8,14 @@ import pickle
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import hostile
-import hostile_files
 import numpy as np
 import yaml
-from conftest import PLAN
-from hostile import Attack
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
+
+from tests.helpers import hostile, hostile_files
+from tests.helpers.hostile import Attack
+from tests.helpers.plans import PLAN
 
 LARGEST = 20_000
 """Bytes of a crafted attack that is taken as a seed; the larger ones are tests of their own."""

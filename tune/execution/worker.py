@@ -1,4 +1,4 @@
-"""A job, and how a Ray worker runs it: values → Config → lfvd.train, its reports → the driver."""
+"""How a Ray worker runs a job: Config → lfvd.training.trainer.train, its reports → the session."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lfvd.config import Config
 from lfvd.files import DISK_FULL, InputError
+from tune.search.job import Job, Result
 from tune.study import checkpoints
 
 if TYPE_CHECKING:
@@ -21,33 +20,6 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS = 10
 """How often a run on a full disk looks whether there is room again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One training run for a worker; a job with the same checkpoint continues where the last attempt ended."""
-
-    name: str
-    config: Config
-    seed: int
-    checkpoint: str
-    """Where it lies: a path, or an address (tune.study.checkpoints)."""
-    gpu: float
-    keep: bool = False
-    """Whether the best epoch's weights are wanted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """How a job's run ended."""
-
-    best_epoch: int
-    epochs: int
-    seconds: float
-    best: dict[str, Any]
-    """The best epoch's record."""
-    weights: bytes
-    """Its weights as a safetensors file; empty unless the job keeps them."""
 
 
 def run_job(config: dict[str, Any], corpus: Corpus) -> None:

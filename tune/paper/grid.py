@@ -17,8 +17,10 @@ import optuna
 
 from lfvd.config import MODALITIES, PRESETS, Config
 from lfvd.files import read_yaml
-from tune.paper.rows import ROWS, Row, arrange, dataset_of, effective
+from tune.paper.rows import ROWS, Row, arrange, effective
 from tune.plan import AUTO, SHIPPED, ConfirmPlan, ResourcesPlan, SchedulerPlan, SearchPlan
+from tune.published import dataset_of
+from tune.study import checkpoints
 from tune.study.study import DataSource, Study, StudyError, asked, holds_rows
 
 if TYPE_CHECKING:
@@ -150,7 +152,7 @@ def extended(plan: SearchPlan, parts: Sequence[str], corpus: Corpus) -> SearchPl
 
 
 def start_grid(
-    folder: Path, plan: SearchPlan, parts: Sequence[str], *, corpus: Corpus, data: str | Path, checkpoints: str | None
+    folder: Path, plan: SearchPlan, parts: Sequence[str], *, corpus: Corpus, data: str | Path, storage: str | None
 ) -> Grid:
     """Begin a grid, or go on with the one that is there, with these parts added to it.
 
@@ -162,6 +164,6 @@ def start_grid(
         plan = replace(plan, source={**plan.source, "parts": held["parts"], "rows": held["rows"]})
     from lfvd.training.environment import run_info
 
-    info = run_info(plan.config.run.device) | ({"storage": checkpoints.parse(checkpoints)} if checkpoints else {})
+    info = run_info(plan.config.run.device) | ({"storage": checkpoints.parse(storage)} if storage else {})
     info["started"] = datetime.now().astimezone().isoformat(timespec="seconds")
     return Grid.start(folder, extended(plan, parts, corpus), DataSource.of(corpus, data), info)

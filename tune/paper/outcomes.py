@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from tune.best import Scores
 from tune.paper.grid import Grid
-from tune.paper.rows import REFERENCE, Row, dataset_of, published, title
+from tune.paper.rows import REFERENCE, Row, title
+from tune.published import dataset_of, published
 from tune.search.confirmation import FAILED, mean_std
 from tune.statistics import Difference, paired
 

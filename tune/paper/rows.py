@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lfvd.config import MODALITIES, MODALITY_NAMES, Config
-from lfvd.files import InputError, read_yaml
-
-PUBLISHED = Path(__file__).parents[2] / "results" / "published.yaml"
+from lfvd.files import InputError
 
 LETTERS = {"l": "T", "a": "A", "v": "V"}
 """The paper's letters of the modalities; it writes them in the order T, A, V."""
@@ -74,19 +71,6 @@ class Row:
     """Its published name."""
     values: dict[str, Any]
     """Keys of Config that make it from the base."""
-
-
-def published() -> dict[str, Any]:
-    """Figures of the paper, percent: `iemocap` and `meld` → `classes`, `table2` … `table6`, `length_bins`."""
-    return read_yaml(PUBLISHED)
-
-
-def dataset_of(name: str) -> str:
-    """A corpus's name → the key of `published` that it is compared with. Raises InputError for another corpus."""
-    for key in published():
-        if name.lower().startswith(key):
-            return key
-    raise InputError(f"the data are {name}, but the paper's tables are of IEMOCAP and MELD: import one of them")
 
 
 def parts_of(tables: str, figures: str) -> list[str]:

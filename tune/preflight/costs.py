@@ -22,8 +22,8 @@ from lfvd.models.lfvd import build_model
 from lfvd.training.environment import pick_device
 from lfvd.training.trainer import train
 from tune.execution import ray_jobs
+from tune.formatting import size
 from tune.plan import SchedulerPlan, SearchPlan
-from tune.preflight.result import size
 from tune.search.asha import Rungs
 
 MOST_ON_A_DEVICE = 8

@@ -18,14 +18,15 @@ from pathlib import Path
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from tune.execution import ray_jobs
+from tune.formatting import digits, few, size
 from tune.plan import ResourcesPlan, SearchPlan
 from tune.preflight import nodes
 from tune.preflight.costs import Measured, cost, file_sizes, settled, timed
-from tune.preflight.result import Finding, digits, few, size
+from tune.preflight.result import Finding
 from tune.study import checkpoints
 from tune.study.study import Study
 from tune.terminal.live import clock
-from tune.tracking.mlflow_writer import mlflow_writer
+from tune.tracking import mlflow_writer
 
 ANSWER_SECONDS = 3
 """How long a Ray cluster's address may take to accept a connection."""
@@ -36,20 +37,20 @@ def examine(
     corpus: Corpus,
     *,
     results: Path,
-    checkpoints: str | None,
+    storage: str | None,
     address: str | None,
     tracking_uri: str,
     verbose: bool,
 ) -> Iterator[Finding]:
     """All checks, one after the other. Raises InputError for a storage that is none."""
-    place = checkpoints.parse(checkpoints or results)
+    place = checkpoints.parse(storage or results)
     yield from (found := before(address))
     if any(finding.fatal for finding in found):
         return
     try:
         with ray_jobs.cluster(ResourcesPlan(), address=address, verbose=verbose):
             yield (resources := check_resources(plan))
-            yield check_storage(place, named=checkpoints is not None)
+            yield check_storage(place, named=storage is not None)
             yield from nodes.check_nodes(plan, ray_jobs.on_each_node(nodes.look), address)
             yield check_mlflow(tracking_uri)
             if resources.ok:

@@ -12,8 +12,9 @@ import torch
 
 from lfvd.training.environment import run_info
 from tune.execution import ray_jobs
+from tune.formatting import few, size
 from tune.plan import SearchPlan
-from tune.preflight.result import Finding, few, size
+from tune.preflight.result import Finding
 
 
 @dataclass(frozen=True, kw_only=True)

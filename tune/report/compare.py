@@ -12,9 +12,10 @@ from typing import Any
 from tune.analysis.conclusions import p_value, points
 from tune.analysis.summary import ALPHA
 from tune.plan import Parameter
+from tune.report import figures, result_figures
 from tune.report.compute_time import amount
 from tune.report.page import Chart, Group, Note, Page, Part, Row, Section, Table, write_page
-from tune.report.report import figures, notices, result_figures
+from tune.report.report import notices
 from tune.report.report_data import Material, gather
 from tune.report.search_sections import range_of
 from tune.search.trials import ranked

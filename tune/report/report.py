@@ -12,10 +12,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tune.report import search_sections
+from tune.report import sections as result_sections
 from tune.report.compute_time import amount
 from tune.report.figures import ending
 from tune.report.page import Listing, Note, Page, Part, Row, Section, Table, write_page
-from tune.report.report import search_sections, sections
 from tune.report.report_data import Material, gather
 from tune.report.result_figures import name_of, with_interval
 from tune.report.sections import SPLIT, paper_of
@@ -39,11 +40,11 @@ def report_of(study: Study) -> Page:
         return Page(kicker=KICKER, title=study.name, facts=[study.data.name], notices=notices(study), answer=[nothing])
     material = gather(study)
     confirmed = [
-        sections.beside_the_paper,
-        sections.finalists,
-        sections.emotions,
-        sections.lengths,
-        sections.fusion,
+        result_sections.beside_the_paper,
+        result_sections.finalists,
+        result_sections.emotions,
+        result_sections.lengths,
+        result_sections.fusion,
     ]
     sections = [
         *(chapter(material) for chapter in confirmed if material.roles),
@@ -116,7 +117,7 @@ def _summary(material: Material) -> list[Part]:
     ]
     if (paper := paper_of(material).get("LFVD")) and "test" in splits:
         rows.append(Row(cells=["LFVD as published", "", f"{paper['wf1']:.2f}"]))
-    caption = f"Percent; mean ± half of the 95 % interval over {sections.seeds_of(material)}."
+    caption = f"Percent; mean ± half of the 95 % interval over {result_sections.seeds_of(material)}."
     return [Table(head=["", *(f"{SPLIT[split]} W-F1" for split in splits)], rows=rows, caption=caption)]
 
 

@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 
 from tune.analysis.importance import Importance
 from tune.plan import Parameter
+from tune.report import figures
 from tune.report.compute_time import amount
 from tune.report.page import Chart, Group, Note, Part, Row, Section, Table
-from tune.report.report import figures
 from tune.report.report_data import Material
 from tune.search.trials import ranked
 from tune.statistics import expected_best

@@ -8,9 +8,9 @@ import numpy as np
 
 from lfvd.files import InputError
 from tune.analysis.conclusions import comparison, noise_sentence
-from tune.paper.rows import dataset_of, published
+from tune.published import dataset_of, published
+from tune.report import result_figures
 from tune.report.page import Chart, Group, Matrix, Note, Part, Row, Section, Table
-from tune.report.report import result_figures
 from tune.report.report_data import Material
 from tune.search.confirmation import Confirmed
 from tune.study.study import BASELINE

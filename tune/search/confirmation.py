@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from lfvd.files import write_bytes
-from tune.execution.worker import Job, Result
 from tune.plan import ConfirmPlan
+from tune.search.job import Job, Result
 from tune.search.racing import Drop, Race, run_race
 from tune.search.trials import ranked
 from tune.study.checkpoints import delete

@@ -16,8 +16,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.execution.worker import Job, Result
 from tune.search.asha import Rungs, audited
+from tune.search.job import Job, Result
 from tune.search.samplers import sampler_for, training_seed
 from tune.study.checkpoints import delete
 from tune.study.lock import Requests

@@ -1,0 +1,409 @@
+"""The plain way in: a table of utterances with arrays in its order of rows; JSON files; the command."""
+
+import json
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lfvd.cli import main
+from lfvd.data.corpus import Corpus, CorpusError
+from lfvd.data.importers import ImportOptions, import_files
+from lfvd.extract.sources import read_source
+from lfvd.files import InputError
+from tests.helpers.layouts import invented, write
+
+TABLE = pd.DataFrame(
+    [
+        ("b", 1, "Ann", "calm", "train", "Yes."),
+        ("a", 0, "Cy", "glad", "train", "No."),
+        ("b", 0, "Bob", "", "train", "Is it?"),
+        ("c", 0, "Cy", "sad", "test", "None"),
+        ("b", 2, "Bob", "glad", "train", "Why\x85"),
+        ("d", 0, "Ann", "calm", "dev", "So."),
+    ],
+    columns=["dialogue", "position", "speaker", "label", "split", "text"],
+)
+ORDER = [2, 0, 4, 1, 3, 5]
+ROWS = np.arange(12, dtype=np.float32).reshape(6, 2)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    TABLE.to_csv(tmp_path / "own.csv", index=False)
+    np.save(tmp_path / "text.npy", ROWS)
+    return tmp_path
+
+
+def read(
+    folder: Path, table: str = "own.csv", *, classes=(), text="text.npy", **options
+) -> tuple[Corpus, pd.DataFrame]:
+    features = {"l": str(folder / text)}
+    corpus, sentences, _ = import_files([folder / table], ImportOptions(features=features, **options), classes=classes)
+    assert corpus.problems() == []
+    return corpus, sentences
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "numbers"])
+def test_table(folder, kind):
+    if kind == "parquet":
+        TABLE.to_parquet(folder / "own.parquet")
+    elif kind == "numbers":
+        TABLE.assign(label=[0, 1, -1, 2, 1, 0]).to_csv(folder / "own.numbers.csv", index=False)
+    name = {"csv": "own.csv", "parquet": "own.parquet", "numbers": "own.numbers.csv"}[kind]
+    corpus, sentences = read(folder, name, classes=("calm", "glad", "sad") if kind == "numbers" else ())
+    assert corpus.info.classes == ("calm", "glad", "sad")
+    assert corpus.info.dialogues == ("b", "a", "c", "d")
+    assert corpus.label.tolist() == [-1, 0, 1, 1, 2, 0]
+    assert corpus.speaker.tolist() == [0, 1, 0, 0, 0, 0]
+    assert corpus.split.tolist() == [0, 0, 2, 1]
+    np.testing.assert_array_equal(corpus.features["l"], ROWS[ORDER])
+    assert sentences["sentence"].tolist() == ["Is it?", "Yes.", "Why…", "No.", "None", "So."]
+
+
+def test_arrays_by_split_follow_the_rows_of_the_split(folder):
+    of = TABLE["split"].to_numpy()
+    np.savez(folder / "text.npz", **{split: ROWS[of == split] for split in ("train", "dev", "test")})
+    np.testing.assert_array_equal(read(folder, text="text.npz")[0].features["l"], ROWS[ORDER])
+    np.savez(folder / "one.npz", ROWS)
+    np.testing.assert_array_equal(read(folder, text="one.npz")[0].features["l"], ROWS[ORDER])
+
+
+def test_classes_by_name(folder):
+    TABLE.assign(label=["joy", "neutral", "ang", "sad", "sur", "fear"]).to_csv(folder / "own.csv", index=False)
+    assert read(folder)[0].info.classes == ("ang", "fear", "joy", "neutral", "sad", "sur")
+    table = pd.concat([TABLE, TABLE.iloc[:1].assign(position=3)])
+    table["label"] = ["joy", "neutral", "ang", "sad", "sur", "fear", "dis"]
+    table.to_csv(folder / "own.csv", index=False)
+    np.save(folder / "text.npy", np.zeros((7, 2)))
+    corpus, _ = read(folder)
+    assert corpus.info.name == "MELD"
+    assert corpus.label.tolist() == [6, 4, 1, 5, 0, 3, 2]
+
+
+BAD_TABLES = {
+    "column": (
+        TABLE.drop(columns="label"),
+        ": there is no column `label`, but it must have dialogue, speaker, label, split",
+    ),
+    "speaker": (TABLE.assign(speaker=["", *"bcdef"]), ", row 1: `speaker` is '', but must not be empty: fill it in"),
+    "split": (
+        TABLE.assign(split="all"),
+        ", row 1: `split` is 'all', but must be train, valid (or dev) or test: correct it",
+    ),
+    "two splits": (
+        TABLE.assign(split=["train", "train", "test", "test", "train", "dev"]),
+        ", row 3 (dialogue b): `split` is 'test', but the dialogue began in another split, and must lie in one: correct it",
+    ),
+    "position": (
+        TABLE.assign(position=["x", *"01234"]),
+        ", row 1: `position` is 'x', but must be a number: correct it",
+    ),
+    "position twice": (
+        TABLE.assign(position=0),
+        ", row 3 (dialogue b): `position` is '0', but must stand once in a dialogue: correct it",
+    ),
+    "no labels": (TABLE.assign(label=""), ": no row has a `label`, but some must: fill it in"),
+    "no rows": (TABLE.iloc[:0], ": has no rows, but must have at least one: fill it"),
+}
+
+
+@pytest.mark.parametrize(("table", "text"), BAD_TABLES.values(), ids=BAD_TABLES.keys())
+def test_bad_table(folder, table, text):
+    table.to_csv(folder / "own.csv", index=False)
+    with pytest.raises(CorpusError, match=f"^{re.escape(f'{folder}/own.csv{text}')}"):
+        read(folder)
+
+
+def test_unknown_class(folder):
+    text = f"{folder}/own.csv, row 4: `label` is 'sad', but must be one of calm, glad: correct it"
+    with pytest.raises(CorpusError, match=f"^{re.escape(text)}$"):
+        read(folder, classes=("calm", "glad"))
+
+
+def test_labels_that_are_none(folder):
+    """Sentences in the column of labels; a number too long for Python to print."""
+    count = 1001
+    names = [f"l{i}" for i in range(count)]
+    rows = {"dialogue": range(count), "speaker": "A", "label": names, "split": "train"}
+    pd.DataFrame(rows).to_csv(folder / "own.csv", index=False)
+    np.save(folder / "text.npy", np.zeros((count, 1)))
+    corpus, _, _ = import_files([folder / "own.csv"], ImportOptions(features={"l": str(folder / "text.npy")}))
+    with pytest.raises(CorpusError, match="there are 1001 classes, but at most 1000 are read: check the labels"):
+        corpus.save(folder / "c.safetensors")
+    TABLE.assign(label=["9" * 5000, *"abcde"]).to_csv(folder / "own.csv", index=False)
+    np.save(folder / "text.npy", ROWS)
+    assert "9" * 5000 in read(folder)[0].info.classes
+
+
+PARQUETS = {
+    "rows": ({"dialogue": "d", "label": "joy"}, 5_000_000, "5000000 rows are announced in"),
+    "text": ({"dialogue": "d", "label": "x" * 1_000_000}, 10_000, "10000010000 bytes of text are announced in"),
+}
+
+
+@pytest.mark.parametrize(("values", "rows", "text"), PARQUETS.values(), ids=PARQUETS.keys())
+@pytest.mark.parametrize("reader", ["import", "extract"])
+def test_parquet_that_would_fill_memory(tmp_path, values, rows, text, reader):
+    """A value of a column costs next to nothing where it is the one before again."""
+    numbers = pa.array(np.zeros(rows, np.int32))
+    columns = {name: pa.DictionaryArray.from_arrays(numbers, pa.array([value])) for name, value in values.items()}
+    file = tmp_path / "own.parquet"
+    pq.write_table(pa.table(columns), file, compression="zstd", store_schema=False)
+    assert file.stat().st_size < 100_000
+    with pytest.raises(InputError, match=rf"^{re.escape(str(file))}: is not a table .*{text}"):
+        read_source(file) if reader == "extract" else import_files([file], ImportOptions())
+
+
+def test_odd_parquet(folder):
+    """Columns of lists are no one's; numbers, gaps and categories come as text; two columns of one name are an error."""
+    odd = TABLE.assign(score=[[1, 2]] * 6, label=TABLE["label"].astype("category").replace("", None))
+    odd.to_parquet(folder / "own.parquet")
+    plain = read(folder)[0]
+    found = read(folder, "own.parquet")[0]
+    assert (found.label.tolist(), found.info.classes) == (plain.label.tolist(), plain.info.classes)
+    pq.write_table(
+        pa.table([pa.array(["d"])] * 5, ["dialogue", "dialogue", "speaker", "label", "split"]), folder / "b.parquet"
+    )
+    with pytest.raises(CorpusError, match="is not a table in CSV"):
+        read(folder, "b.parquet")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b'a,b\n1,"2', b"PAR1garbagePAR1"])
+@pytest.mark.parametrize("name", ["own.csv", "own.parquet"])
+def test_not_a_table(folder, name, content):
+    (folder / name).write_bytes(content)
+    with pytest.raises(
+        CorpusError, match=rf"^{re.escape(f'{folder}/{name}')}: (is not a table|there is no column|has no rows)"
+    ):
+        read(folder, name)
+
+
+BAD_ARRAYS = {
+    "rows": (ROWS[:5], " has 5 rows, but there are 6 utterances: extract the features from those"),
+    "vector": (ROWS[:, 0], " has shape (6,), but must be [rows, width]: reshape it"),
+    "text": (np.array([["a"]] * 6), " holds <U1, but must hold real numbers: convert it to float32"),
+    "objects": (np.array([[{}]] * 6), ": is not a .npy or .npz of plain arrays (Array can't be memory-mapped"),
+}
+
+
+@pytest.mark.parametrize(("array", "text"), BAD_ARRAYS.values(), ids=BAD_ARRAYS.keys())
+def test_bad_array(folder, array, text):
+    np.save(folder / "text.npy", array)
+    with pytest.raises(CorpusError, match=f"^{re.escape(f'{folder}/text.npy{text}')}"):
+        read(folder)
+
+
+def test_nan_in_an_array(folder):
+    changed = ROWS.copy()
+    changed[4] = np.nan
+    np.save(folder / "text.npy", changed)
+    with pytest.raises(CorpusError, match="language features of dialogue b, utterance 2 are NaN or infinite"):
+        read(folder)
+    assert read(folder, nan_to_zero=True)[0].info.options["nan_to_zero"] == {"language": 2}
+
+
+def test_carve_of_a_table(folder):
+    TABLE[TABLE["split"] != "dev"].to_csv(folder / "own.csv", index=False)
+    np.save(folder / "text.npy", ROWS[:5])
+    assert sorted(read(folder)[0].split.tolist()) == [0, 1, 2]
+
+
+# JSON.
+
+BAD_JSON = {
+    "no list": ("{}", "is not a JSON list of dialogues (it is no list)"),
+    "cut": ('[[{"text"', "is not a JSON list of dialogues"),
+    "deep": ("[" * 100_000, "is not a JSON list of dialogues"),
+    "more": ("[[]] x", "must be a list of at least one utterance"),
+    "twice": ('[[{"cls": [1], "cls": [2]}]]', "a key stands twice in one object"),
+    "keys": ('[[{"text": "a"}]]', "dialogue 0, utterance 0: must have the keys `speaker` and `cls`"),
+    "cls": ('[[{"speaker": "a", "cls": ["1"]}]]', "dialogue 0, utterance 0: `cls` must be a list of numbers"),
+    "huge": ('[[{"speaker": "a", "cls": [1' + "0" * 400 + "]}]]", "`cls` holds a number too large"),
+    "label": ('[[{"speaker": "a", "cls": [1], "label": 7}]]', "the label is 7, but label_vocab.pkl has 7 names"),
+    "label name": ('[[{"speaker": "a", "cls": [1], "label": "x"}]]', "the label 'x' is not in label_vocab.pkl"),
+    "no labels": ('[[{"speaker": "a", "cls": [1]}]]', "no utterance has a label"),
+    "NaN": ('[[{"speaker": "a", "cls": [NaN], "label": 1}]]', "are NaN or infinite"),
+    "widths": (
+        '[[{"speaker": "a", "cls": [1], "label": 1}, {"speaker": "a", "cls": [1, 2], "label": 1}]]',
+        "dialogue train_0, utterance 1: is 2 wide, but others are 1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "text"), BAD_JSON.values(), ids=BAD_JSON.keys())
+def test_bad_json(content, text, tmp_path):
+    (folder,) = write("J1", tmp_path, invented("meld"))
+    for file in folder.glob("*.feature"):
+        file.write_text(content)
+    with pytest.raises(CorpusError) as caught:
+        import_files([folder], ImportOptions())
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("piece", [1, 50, 5000])
+def test_json_in_pieces(piece, tmp_path, monkeypatch):
+    """However little of the file is read at a time."""
+    (folder,) = write("J", tmp_path, invented("meld"))
+    whole, sentences, _ = import_files([folder], ImportOptions())
+    monkeypatch.setattr("lfvd.data.importers.json_files._PIECE", piece)
+    again, other, _ = import_files([folder], ImportOptions())
+    assert again.content_hash() == whole.content_hash()
+    pd.testing.assert_frame_equal(other, sentences)
+    (folder / "dev_data_roberta_mm.json.feature").write_text('[[{"text": "a"}], [{"text": \'b\'}]]')
+    with pytest.raises(CorpusError, match=r"must have the keys|\(Expecting value at character 28\)"):
+        import_files([folder], ImportOptions())
+
+
+def test_limits_of_json(tmp_path, monkeypatch):
+    (folder,) = write("J1", tmp_path, invented("meld"))
+    monkeypatch.setattr("lfvd.data.importers.json_files.MOST", 3)
+    with pytest.raises(CorpusError, match="holds more than 3 utterances, which no feature file does: cut it"):
+        import_files([folder], ImportOptions())
+
+
+def test_json_of_two_kinds_in_one_folder(tmp_path):
+    """Their dialogues would have the same numbers."""
+    for layout in ("J", "J1"):
+        write(layout, tmp_path, invented("meld"))
+    text = r"train_data_roberta_mm\.json\.feature: is of the same split as train_data_roberta\.json\.feature: name the files"
+    with pytest.raises(CorpusError, match=text):
+        import_files([tmp_path], ImportOptions())
+    corpus, _, _ = import_files([*tmp_path.glob("*_mm.json.feature")], ImportOptions())
+    assert "".join(corpus.features) == "lav"
+
+
+def test_labels_as_numbers_need_their_names(tmp_path):
+    (folder,) = write("J1", tmp_path, invented("meld"))
+    (folder / "label_vocab.pkl").unlink()
+    with pytest.raises(CorpusError, match=r"the label is a number, but there is no label_vocab\.pkl beside the file"):
+        import_files([folder], ImportOptions())
+
+
+def test_labels_of_other_data(tmp_path):
+    """Names that are neither data set's are classes of their own, in the order of the vocabulary."""
+    (folder,) = write("J1", tmp_path / "news", invented("meld"))
+    vocabulary = {"itos": ["<pad>", *"gfedcba"], "stoi": {}}
+    (folder / "label_vocab.pkl").write_bytes(pickle.dumps(vocabulary))
+    for file in folder.glob("*.feature"):
+        dialogues = json.loads(file.read_text())
+        for utterance in (u for d in dialogues for u in d if "label" in u):
+            utterance["label"] = 1 + utterance["label"] % 3
+        file.write_text(json.dumps(dialogues))
+    corpus, _, _ = import_files([folder], ImportOptions())
+    assert corpus.info.classes == ("g", "f", "e")
+    assert corpus.info.name == "news"
+    assert set(corpus.label.tolist()) == {-1, 0, 1, 2}
+
+
+# Sources that are no sources.
+
+
+def refused(paths: list[Path], text: str, **options) -> None:
+    with pytest.raises(CorpusError) as caught:
+        import_files(paths, ImportOptions(**options))
+    assert str(caught.value) == text
+
+
+def test_sources_that_are_none(folder, tmp_path):
+    names = "--language or --audio or --visual"
+    refused(
+        [folder / "text.npy"],
+        f"{folder}/text.npy: holds features of one modality: give it with {names}, and name a source of labels",
+    )
+    refused([folder / "none.pkl"], f"{folder}/none.pkl: there is no such file: check the path")
+    (folder / "zip.pkl").write_bytes(b"PK\x03\x04xxx")
+    refused(
+        [folder / "zip.pkl"],
+        f"{folder}/zip.pkl: is a zip archive, as torch.save writes, and not a pickle: write it with pickle.dump",
+    )
+    (folder / "odd.pkl").write_bytes(pickle.dumps({"x": [[1.0]]}))
+    refused(
+        [folder / "odd.pkl"],
+        f"{folder}/odd.pkl: holds features of one modality, but its name does not say which: give it with --language, "
+        "--audio or --visual",
+    )
+    (folder / "audio.pkl").write_bytes(pickle.dumps({"x": [[1.0]]}))
+    text = f"{folder}/audio.pkl: has no labels and speakers, only features: name the file of labels with it"
+    refused([folder / "audio.pkl"], text)
+    (file,) = write("M7", tmp_path / "m", invented("meld"))
+    text = "holds no features, but a corpus needs some: give a file with --language, --audio or --visual"
+    refused([file], f"{file}: {text}")
+    with pytest.raises(CorpusError, match="--classes is for a table of utterances, and this has classes of its own"):
+        import_files([file], ImportOptions(), classes=("a",))
+    with pytest.raises(CorpusError, match="--classes is for a table of utterances, and this has classes of its own"):
+        import_files([folder], ImportOptions(features={"l": "x.npz"}), classes=("a",))
+    refused([file], "--valid-fraction is 1.0, but must lie between 0 and 1: try 0.1", valid_fraction=1.0)
+
+
+# The command.
+
+
+def run(capsys, *argv) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in argv])
+    out, err = capsys.readouterr()
+    return int(end.value.code or 0), out, err
+
+
+def test_command(tmp_path, capsys):
+    (file,) = write("I9", tmp_path / "in", invented("iemocap"))
+    out = tmp_path / "out" / "c.safetensors"
+    code, text, err = run(capsys, "import", file, "--out", out, "--valid-fraction", 0.4, "--carve-seed", 3)
+    assert (code, err) == (0, "")
+    assert text.startswith(
+        f"{file}: layout I9, for it is 9 items, item 6 a dict, text for dialogue ids: IEMOCAP\nwrote {out}"
+    )
+    corpus = Corpus.load(out)
+    assert corpus.info.options == {"layout": "I9", "valid_fraction": 0.4, "carve_seed": 3}
+    assert np.bincount(corpus.split).tolist() == [3, 2, 1]
+    code, text, _ = run(capsys, "describe", out)
+    assert "IEMOCAP has " in text
+    assert "carve_seed = 3" in text
+
+
+def test_dry_run_writes_nothing(tmp_path, capsys):
+    (file,) = write("M13", tmp_path, invented("meld"))
+    code, text, err = run(capsys, "import", file, "--dry-run")
+    assert (code, err) == (0, "")
+    assert "layout M13" in text
+    assert "Splits" in text
+    assert [p.name for p in tmp_path.iterdir()] == ["M13.pkl"]
+    code, text, err = run(capsys, "import", file)
+    assert (code, text) == (2, "")
+    assert err == "lfvd: --out: is missing, but says where the corpus goes: try --out data/corpus.safetensors\n"
+
+
+def test_a_source_is_not_written_over(folder, capsys):
+    """The sentences' file has the name of the corpus, and so may have a table's."""
+    TABLE.to_parquet(folder / "own.parquet")
+    before = (folder / "own.parquet").read_bytes()
+    argv = ("import", folder / "own.parquet", "--language", folder / "text.npy", "--out", folder / "own.safetensors")
+    code, out, err = run(capsys, *argv)
+    text = (
+        f"lfvd: --out {folder}/own.safetensors: its sentences would take the place of the source: choose another name\n"
+    )
+    assert (code, out, err) == (2, "", text)
+    assert (folder / "own.parquet").read_bytes() == before
+
+
+def test_dry_run_refuses_what_would_not_be_written(folder, capsys):
+    """Names that steer a terminal come from the file."""
+    TABLE.assign(label=["\x1b[2J", *"abcde"]).to_csv(folder / "own.csv", index=False)
+    code, out, err = run(capsys, "import", folder / "own.csv", "--language", folder / "text.npy", "--dry-run")
+    assert code == 2
+    assert "\x1b" not in out + err
+    assert r"'\x1b[2J' holds characters that cannot be printed" in err
+
+
+def test_old_sentences_go_where_there_are_none(folder, capsys):
+    TABLE.drop(columns="text").to_csv(folder / "own.csv", index=False)
+    (folder / "c.parquet").write_text("old")
+    argv = ("import", folder / "own.csv", "--language", folder / "text.npy", "--out", folder / "c.safetensors")
+    assert run(capsys, *argv)[0] == 0
+    assert not (folder / "c.parquet").exists()

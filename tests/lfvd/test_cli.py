@@ -1,0 +1,341 @@
+"""The command as its user meets it: what it prints, how it ends, and one plain sentence for each kind of bad input."""
+
+import contextlib
+import io
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from lfvd.cli import main
+from lfvd.config import Config
+from lfvd.data.corpus import Corpus
+from tests.helpers.plans import TINY
+from tests.lfvd.training.test_runs import contents, rows
+
+SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture
+def lfvd(capsys):
+    """Run a command in this process → (exit code, stdout, stderr)."""
+
+    def run(*argv: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(a) for a in argv])
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_file, tmp_path_factory):
+    """A run of `lfvd train` with one seed: its folder and what was printed."""
+    out, printed = tmp_path_factory.mktemp("cli") / "run", io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as end:
+        main(["train", "meld", "--data", str(tiny_file), *SETTINGS, "--out", str(out)])
+    assert not end.value.code
+    return out, printed.getvalue()
+
+
+def saved(source: Path, target: Path, **features: np.ndarray | None) -> Path:
+    """A sound corpus file with other features of a modality, or without it."""
+    corpus = Corpus.open(source)
+    kept = {m: x for m, x in {**corpus.features, **features}.items() if x is not None}
+    replace(corpus, features=kept).save(target)
+    return target
+
+
+def tampered(source: Path, target: Path, **arrays: np.ndarray) -> Path:
+    """A copy of a corpus file with other arrays, past all checks of `Corpus.save`."""
+    with safe_open(source, framework="np") as file:
+        header = file.metadata()
+    found = {name: array.copy() for name, array in load_file(source).items()}
+    save_file({**found, **arrays}, target, metadata=header)
+    return target
+
+
+def test_train_prints_lines_and_tables(trained, tiny_file):
+    out, printed = trained
+    lines = printed.splitlines()
+    for epoch, line in enumerate(lines[:4], start=1):
+        number = r"\d+\.\d\d"
+        assert re.fullmatch(rf"seed 0  epoch {epoch}/4  loss \d+\.\d{{3}}  val W-F1 {number}  best {number} @\d", line)
+    assert "TINY, validation split, 1 seed; SIMULATED: audio" in lines
+    best = json.loads((out / "result.json").read_text(encoding="utf-8"))["seeds"]["0"]
+    assert f"{100 * best['scores']['wf1']:.2f}" in printed
+    assert f"{100 * best['scores']['f1/glad']:.2f}" in printed
+    assert lines[-2:] == [
+        f"wrote {out}: result.json, confusion_valid.png, curves.png, seed*/model.safetensors",
+        f"next: lfvd evaluate {out} --data {tiny_file} --split test",
+    ]
+    assert max(map(len, lines[:-2])) <= 80
+
+
+def test_evaluate_and_predict(trained, tiny_file, tmp_path, lfvd):
+    out, _ = trained
+    code, printed, err = lfvd("evaluate", out, "--data", tiny_file, "--split", "test")
+    assert (code, err) == (0, "")
+    assert "TINY, test split, 1 seed; SIMULATED: audio" in printed
+    assert printed.endswith(f"wrote {out / 'test.json'} and {out / 'confusion_test.png'}\n")
+    csv = tmp_path / "p.csv"
+    csv.write_text("old")
+    assert lfvd("predict", out, "--data", tiny_file, "--out", csv) == (
+        0,
+        f"wrote {csv}: 7 utterances; SIMULATED: audio\n",
+        "",
+    )
+    assert len(rows(csv)) == 7
+
+
+def test_other_data_of_the_same_shape_are_allowed_with_a_note(trained, tiny_file, tiny_corpus, tmp_path, lfvd):
+    features = {m: x + np.float32(1) for m, x in tiny_corpus.features.items()}
+    other = tmp_path / "other.safetensors"
+    fingerprint = replace(tiny_corpus, features=features).save(other).fingerprint
+    code, _, err = lfvd("predict", trained[0], "--data", other, "--out", tmp_path / "p.csv")
+    assert (code, err) == (
+        0,
+        f"lfvd: note: {trained[0]} was trained on TINY {tiny_corpus.fingerprint[:12]}, "
+        f"these data are TINY {fingerprint[:12]}\n",
+    )
+
+
+def test_simulate_then_describe(tmp_path, lfvd):
+    file = tmp_path / "d.safetensors"
+    code, out, err = lfvd("simulate", "--like", "iemocap", "--dialogues", 6, "--seed", 1, "--out", file)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"wrote {file}: IEMOCAP (simulated), 6 dialogues, ")
+    assert out.splitlines()[0].endswith("; SIMULATED: language, audio, visual")
+    assert out.splitlines()[1] == f"next: lfvd describe {file}"
+    code, out, _ = lfvd("describe", file)
+    assert code == 0
+    assert "frustrated" in out
+
+
+@pytest.mark.slow
+def test_import(meld_folder, tmp_path, lfvd):
+    file = tmp_path / "meld.safetensors"
+    argv = ["import", meld_folder, "--language", meld_folder / "minilm.npz", "--visual", "simulated", "--out", file]
+    code, out, err = lfvd(*argv)
+    assert (code, err) == (0, "")
+    layout, wrote = out.splitlines()[:2]
+    assert layout == f"{meld_folder}: layout MELD CSV, for it is a folder without feature files"
+    assert wrote == (
+        f"wrote {file} and {file.with_suffix('.parquet')}: MELD, 1432 dialogues, 13708 utterances; SIMULATED: visual"
+    )
+
+
+def test_options_are_part_of_the_config(tiny_file, tmp_path, lfvd):
+    extra = ["--patience", 7, "--device", "cpu", "--seeds", "3,5"]
+    code, _, _ = lfvd("train", "meld", "--data", tiny_file, *SETTINGS, *extra, "--out", tmp_path / "r")
+    assert code == 0
+    expected = Config.from_yaml("meld").with_values({**TINY, "run.patience": 7})
+    assert Config.from_yaml(tmp_path / "r" / "config.yaml") == expected
+    assert sorted(p.name for p in (tmp_path / "r").glob("seed*")) == ["seed3", "seed5"]
+
+
+def bad_configs() -> dict[str, tuple[list[str], str]]:
+    """Name → extra arguments of `lfvd train meld`, sentence."""
+    seeds = "but must be different whole numbers from 0 to 4294967295: try --seeds 0,1,2"
+    return {
+        "heads": (
+            ["--set", "model.heads=3"],
+            "--set: the value of `model.heads` is 3, but must divide `model.width` 256: try 2 or 4",
+        ),
+        "misspelt": (
+            ["--set", "model.heds=2", "--set", "optim.lr=-1"],
+            "--set: there is no key `model.heds`: did you mean `model.heads`?; "
+            "the value of `optim.lr` is -1.0, but must be above 0 and at most 1",
+        ),
+        "no value": (
+            ["--set", "model.heads"],
+            "--set model.heads: has no `=`, but must be KEY=VALUE: as in --set model.heads=8",
+        ),
+        "twice": (
+            ["--set", "model.heads=2", "--set", "model.heads=4"],
+            "--set: the key `model.heads` is given twice: keep one",
+        ),
+        "yaml": (["--set", "model.heads=["], "--set model.heads=[: the value is not valid YAML: quote it"),
+        "number": (["--set", "model.heads="], "--set: the value of `model.heads` is None, but must be a whole number"),
+        "patience": (
+            ["--patience", "-1"],
+            "command line: the value of `run.patience` is -1, but must be at least 0 and at most 100000",
+        ),
+        "seeds": (["--seeds", "0,0"], f"the value of `--seeds` is 0,0, {seeds}"),
+        "no seeds": (["--seeds", "a"], f"the value of `--seeds` is a, {seeds}"),
+        "negative": (["--seed", "-1"], f"the value of `--seed` is -1, {seeds}"),
+        "both": (["--seed", "1", "--seeds", "1,2"], "--seed and --seeds are both given: keep one"),
+    }
+
+
+@pytest.mark.parametrize("name", list(bad_configs()))
+def test_bad_config(name, tiny_file, tmp_path, lfvd):
+    extra, sentence = bad_configs()[name]
+    done = lfvd("train", "meld", "--data", tiny_file, *extra, "--out", tmp_path / "run")
+    assert done == (2, "", f"lfvd: {sentence}\n")
+    assert contents(tmp_path) == {}
+
+
+def test_bad_config_file(tiny_file, tmp_path, lfvd):
+    file = tmp_path / "c.yaml"
+    file.write_text("modle: {heads: 4}\n")
+    done = lfvd("train", file, "--data", tiny_file, "--out", tmp_path / "run")
+    assert done == (2, "", f"lfvd: {file}: there is no key `modle`: did you mean `model`?\n")
+    done = lfvd("train", "medl", "--data", tiny_file, "--out", tmp_path / "run")
+    sentence = "medl: there is no such file or preset: name a YAML file or one of iemocap, meld"
+    assert done == (2, "", f"lfvd: {sentence}\n")
+
+
+def bad_data(tiny: Path, folder: Path) -> dict[str, tuple[Path, str]]:
+    """Name → file, sentence."""
+    arrays = load_file(tiny)
+    file = {name: folder / f"{name}.safetensors" for name in ("foreign", "short", "text", "nan", "label", "empty")}
+    save_file({"x": np.zeros(3)}, file["foreign"])
+    file["short"].write_bytes(tiny.read_bytes()[:-100])
+    file["text"].write_text("dialogue,label\n")
+    audio = arrays["audio"].copy()
+    audio[4, 2] = math.nan
+    label = arrays["label"].copy()
+    label[10] = 3
+    offset = arrays["offset"].copy()
+    offset[3] = offset[2]
+    remedy = "import it again"
+    return {
+        "missing": (
+            folder / "none",
+            f"{folder / 'none'}: there is no such file: make it with `lfvd import` or `lfvd simulate`",
+        ),
+        "foreign": (
+            file["foreign"],
+            f"{file['foreign']}: is not a corpus (its header has no `lfvd-corpus`): make one with `lfvd import`",
+        ),
+        "short": (file["short"], f"{file['short']}: is not a whole safetensors file (…): {remedy}"),
+        "text": (file["text"], f"{file['text']}: is not a whole safetensors file (…): {remedy}"),
+        "nan": (
+            tampered(tiny, file["nan"], audio=audio),
+            f"{file['nan']}: audio features of dialogue d2, utterance 0 are NaN or infinite (and of 0 more utterances), "
+            "but must be finite: correct them in the source",
+        ),
+        "label": (
+            tampered(tiny, file["label"], label=label),
+            f"{file['label']}: dialogue d3, utterance 0 has label 3, but labels are 0 to 2, or -1 for none: "
+            "correct it in the source",
+        ),
+        "empty": (
+            tampered(tiny, file["empty"], offset=offset),
+            f"{file['empty']}: dialogue d2 has no utterance: leave it out of the source",
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["missing", "foreign", "short", "text", "nan", "label", "empty"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "describe"])
+def test_bad_data(command, name, trained, tiny_file, tmp_path, lfvd):
+    data, sentence = bad_data(tiny_file, tmp_path)[name]
+    out = tmp_path / "out"
+    argv = {
+        "train": ["train", "meld", "--data", data, *SETTINGS, "--out", out],
+        "evaluate": ["evaluate", trained[0], "--data", data],
+        "predict": ["predict", trained[0], "--data", data, "--out", out],
+        "describe": ["describe", data],
+    }[command]
+    before = contents(trained[0])
+    code, printed, err = lfvd(*argv)
+    assert (code, printed) == (2, "")
+    assert re.sub(r"\(.*?\): import it again", "(…): import it again", err) == f"lfvd: {sentence}\n"
+    assert err.count("\n") == 1
+    assert not out.exists()
+    assert contents(trained[0]) == before
+
+
+def test_modality_that_the_corpus_lacks(tiny_file, tmp_path, lfvd):
+    data = saved(tiny_file, tmp_path / "text.safetensors", a=None)
+    done = lfvd("train", "meld", "--data", data, "--out", tmp_path / "run")
+    sentence = (
+        "the corpus TINY has no audio features, but `data.modalities` names a: "
+        "import them, or use `--set data.modalities=l,v`"
+    )
+    assert done == (2, "", f"lfvd: {sentence}\n")
+    assert list(contents(tmp_path)) == ["text.safetensors"]
+    remedy = [*SETTINGS, "--set", "data.modalities=l,v"]
+    assert lfvd("train", "meld", "--data", data, *remedy, "--out", tmp_path / "run")[0] == 0
+
+
+def test_corpus_of_other_widths(trained, tiny_file, tmp_path, lfvd):
+    wide = np.zeros((len(load_file(tiny_file)["label"]), 9), np.float32)
+    data = saved(tiny_file, tmp_path / "wide.safetensors", a=wide)
+    sentence = (
+        f"{trained[0]}: was trained on features language 6 wide, audio 5 wide, visual 4 wide, but the corpus TINY has "
+        "language 6 wide, audio 9 wide, visual 4 wide: name data imported from the same features"
+    )
+    before = contents(trained[0])
+    assert lfvd("evaluate", trained[0], "--data", data) == (2, "", f"lfvd: {sentence}\n")
+    assert contents(trained[0]) == before
+
+
+def test_evaluate_what_is_no_run(tiny_file, tmp_path, lfvd):
+    sentence = f"{tmp_path}: holds no finished run: name a folder of `lfvd train`"
+    assert lfvd("evaluate", tmp_path, "--data", tiny_file) == (2, "", f"lfvd: {sentence}\n")
+    sentence = f"{tmp_path / 'none'}: holds no finished run: name a folder of `lfvd train`"
+    assert lfvd("predict", tmp_path / "none", "--data", tiny_file, "--out", tmp_path / "p") == (
+        2,
+        "",
+        f"lfvd: {sentence}\n",
+    )
+
+
+def test_out_of_another_run(trained, tiny_file, lfvd):
+    before = contents(trained[0])
+    code, out, err = lfvd("train", "meld", "--data", tiny_file, *SETTINGS[:-2], "--patience", 9, "--out", trained[0])
+    assert (code, out) == (2, "")
+    assert "holds another run (`run.patience` is 0 there, 9 here" in err
+    assert contents(trained[0]) == before
+
+
+def test_failed_simulate_and_import_keep_the_old_file(tmp_path, lfvd):
+    file = tmp_path / "old.safetensors"
+    file.write_text("old")
+    code, out, err = lfvd("simulate", "--like", "meld", "--dialogues", 1, "--out", file)
+    assert (code, out) == (2, "")
+    assert err.startswith("lfvd: the value of `dialogues` is 1, but must be at least 3")
+    code, out, err = lfvd("import", tmp_path, "--language", tmp_path / "none.npz", "--out", file)
+    assert (code, out) == (2, "")
+    assert err.startswith("lfvd: ")
+    assert err.count("\n") == 1
+    assert contents(tmp_path) == {"old.safetensors": b"old"}
+
+
+def test_out_that_cannot_be_written(trained, tiny_file, tmp_path, lfvd):
+    code, out, err = lfvd("predict", trained[0], "--data", tiny_file, "--out", tmp_path)
+    assert (code, out) == (2, "")
+    assert err == f"lfvd: {tmp_path}: Is a directory: check the path, its rights and the disk\n"
+    code, out, err = lfvd("predict", trained[0], "--data", tiny_file, "--out", tiny_file / "p.csv")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"lfvd: {tiny_file}")
+    assert list(tmp_path.parent.glob(f".{tmp_path.name}*")) == []
+
+
+def test_training_that_diverges(tiny_file, tmp_path, lfvd):
+    label = load_file(tiny_file)["label"]
+    sign = np.random.default_rng(0).choice([-3e38, 3e38], (len(label), 6)).astype(np.float32)
+    data = saved(tiny_file, tmp_path / "huge.safetensors", l=sign)
+    raw = ["--set", "data.standardise=false"]
+    code, out, err = lfvd("train", "meld", "--data", data, *SETTINGS, *raw, "--out", tmp_path / "run")
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"lfvd: seed 0, epoch 1, batch 1 of 2: the classification loss is not finite: lower .*\n", err)
+
+
+@pytest.mark.parametrize("argv", [["train", "--bogus"], ["train"], ["trian"], ["evaluate", "x", "--split", "dev"]])
+def test_usage_errors(argv, lfvd):
+    code, out, err = lfvd(*argv)
+    assert (code, out) == (2, "")
+    assert "Error: " in err
+    assert not re.search("[╭─│]|Traceback", err)

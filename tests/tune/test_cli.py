@@ -1,0 +1,438 @@
+"""`lfvd-tune` as a user has it: a whole search, again, interrupted, and one sentence for whatever is wrong."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lfvd.config import Config
+from lfvd.data.corpus import Corpus
+from lfvd.files import read_yaml, write_yaml
+from tests.helpers.plans import PLAN
+from tests.helpers.soundness import assert_sound
+from tune.cli import main
+from tune.search.trials import BY_HAND, STOPPED
+from tune.study.study import Study
+
+COMMAND = str(Path(sys.executable).with_name("lfvd-tune"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A simulated corpus of few dialogues and narrow features."""
+    from lfvd.data.simulate import simulate
+
+    path = tmp_path_factory.mktemp("data") / "small.safetensors"
+    simulate("meld", seed=0, dialogues=16, widths={"l": 8, "a": 4}).save(path)
+    return path
+
+
+def plan(path: Path, **changes) -> Path:
+    short = {"scheduler": {**PLAN["scheduler"], "max_epochs": 2}, "trials": 3}
+    values = {**PLAN, **short, "confirm": {"finalists": 1, "seeds": [0, 1]}, **changes}
+    write_yaml(path, values)
+    return path
+
+
+def command(*argv: object) -> list[str]:
+    return [COMMAND, *map(str, argv)]
+
+
+def run(*argv: object, **options) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "COLUMNS": "120"}
+    return subprocess.run(command(*argv), capture_output=True, text=True, timeout=300, env=environment, **options)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def searched(data, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """Folder of results with the study `first`, searched in one go, and what the command said."""
+    folder = tmp_path_factory.mktemp("searched")
+    done = run("search", plan(folder / "plan.yaml"), "--data", data, "--name", "first", "--results", folder / "results")
+    return folder / "results", done
+
+
+def test_whole_search(searched, data):
+    results, done = searched
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    study = results / "first"
+    config = Config.from_yaml(study / "best.yaml")
+    provenance = read_yaml(study / "best.yaml")["provenance"]
+    assert provenance["data"]["simulated"] == ["language", "audio"]
+    assert config.run.epochs == 2
+    trials = {r["trial"] for r in lines(study / "epochs.jsonl") if r["stage"] == "search"}
+    assert trials == {0, 1, 2}
+    look, seen = lines(study / "test_looks.jsonl")
+    assert list(seen) == ["scores"], "the look first, then what it saw"
+    assert set(seen["scores"]) == {str(number) for number in look["trials"]}
+    assert re.search(r"^search 3/3 trials, .* best trial \d \d+\.\d\d", done.stdout, re.MULTILINE)
+    assert re.search(r"^confirmation: \d runs done, 0 more wanted", done.stdout, re.MULTILINE)
+    assert "MELD (simulated); SIMULATED: language, audio" in done.stdout
+    assert f"winner: trial {provenance['trial']}" in done.stdout
+    assert f"written: {study}/best.yaml" in done.stdout.replace("\n", "")
+    assert (
+        f"  lfvd train {study}/best.yaml --data {os.path.relpath(data)} --seeds 0,1 --out runs/first"
+        in done.stdout.splitlines()
+    )
+    assert f"MLflow: mlflow ui --backend-store-uri sqlite:///{results}/mlflow.db" in done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_searching_again_trains_nothing(searched, data, tmp_path):
+    """In another process, from a copy of the folder: the same answer, and nothing new but the look's count."""
+    results = tmp_path / "results"
+    shutil.copytree(searched[0], results)
+    before = content(results / "first")
+    done = run("search", plan(tmp_path / "p.yaml"), "--data", data, "--name", "first", "--results", results)
+    assert (done.returncode, done.stderr) == (0, "")
+    after = content(results / "first")
+    for name in ("journal.log", "epochs.jsonl", "confirm.jsonl", "test_looks.jsonl"):
+        assert after[name] == before[name], name
+    old, new = (read_yaml(folder / "first" / "best.yaml") for folder in (searched[0], results))
+    for each in (old, new):
+        each["provenance"].pop("command")
+    assert new == old
+
+
+def test_status_and_best(searched, capsys):
+    results, _ = searched
+    for verb in ("status", "best"):
+        with pytest.raises(SystemExit) as end:
+            main([verb, "first", "--results", str(results)])
+        out, err = capsys.readouterr()
+        assert (end.value.code or 0, err) == (0, "")
+        assert "MELD (simulated); SIMULATED: language, audio" in out
+        if verb == "status":
+            assert "search: 3 of 3 trials: 0 unfinished" in out
+            assert "looks at the test split: 1" in out
+            assert re.search(r"^confirmation: \d runs$", out, re.MULTILINE)
+            assert "noise: seeds alone spread W-F1 by" in out
+        else:
+            assert "written:" in out
+            assert "winner: trial" in out
+            assert re.search(r"^(The tuned config|No difference|The search found nothing)", out, re.MULTILINE)
+
+
+def test_status_keeps_what_failed(make_study, capsys, monkeypatch):
+    """A trial that failed stays in sight after a night of lost workers."""
+    monkeypatch.setenv("COLUMNS", "200")
+    study = make_study()
+    study.append_fault("NonFiniteLoss: epoch 1", "failed", stage="search", trial=3, seed=1)
+    for _ in range(20):
+        study.append_fault("its node has died", "started again on another worker", stage="search", trial=1, seed=1)
+    with pytest.raises(SystemExit):
+        main(["status", study.name, "--results", str(study.folder.parent)])
+    out = capsys.readouterr().out
+    assert "8 of 21 faults (" in out
+    assert out.count(" trial 3 failed: NonFiniteLoss: epoch 1\n") == 1
+    assert out.count(" trial 1 started again on another worker: its node has died\n") == 7
+
+
+@pytest.mark.slow
+def test_confirm_alone(searched, data, tmp_path):
+    """A run of the confirmation was lost: `confirm` runs that one, and finds the same winner."""
+    results = tmp_path / "results"
+    shutil.copytree(searched[0], results)
+    path = results / "first" / "confirm.jsonl"
+    runs = lines(path)
+    path.write_text("".join(json.dumps(run) + "\n" for run in runs[1:]))
+    epochs = (results / "first" / "epochs.jsonl").read_text().count("\n")
+    done = run("confirm", "first", "--results", results)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (results / "first" / "epochs.jsonl").read_text().count("\n") == epochs, "the epochs were written down before"
+
+    def untimed(each: list[dict]) -> list[dict]:
+        return sorted(({k: v for k, v in r.items() if k != "seconds"} for r in each), key=str)
+
+    assert untimed(lines(path)) == untimed(runs)
+
+
+def wait_for(path: Path, count: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 180
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_interrupted(data, tmp_path):
+    """In the middle of the search: 130, the command to go on, with which it ends, each trial finished once."""
+    settings = {
+        "scheduler": {**PLAN["scheduler"], "max_epochs": 16, "grace_epochs": 8},
+        "trials": 3,
+        "confirm": {"seeds": [0]},
+    }
+    argv = ["search", plan(tmp_path / "p.yaml", **settings), "--data", data, "--name", "cut"]
+    argv += ["--results", tmp_path / "results"]
+    study = tmp_path / "results" / "cut"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command(*argv), start_new_session=True, **pipes) as process:
+        wait_for(study / "epochs.jsonl", 3, process)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (130, "")
+    told = out[out.index("winding down: everything is saved") :].splitlines()
+    assert told[-2:] == ["interrupted; to go on:", f"  lfvd-tune resume cut --results {tmp_path / 'results'}"]
+    before = lines(study / "epochs.jsonl")
+    assert before
+    assert not (study / "best.yaml").exists()
+    done = run(*told[-1].split()[1:])
+    assert (done.returncode, done.stderr) == (0, "")
+    epochs = lines(study / "epochs.jsonl")
+    assert epochs[: len(before)] == before
+    keys = [(r["stage"], r["trial"], r["seed"], r["epoch"]) for r in epochs]
+    assert len(keys) == len(set(keys))
+    searched = {t: [r["epoch"] for r in epochs if r["stage"] == "search" and r["trial"] == t] for t in range(3)}
+    assert all(seen == list(range(1, len(seen) + 1)) and len(seen) in (8, 16) for seen in searched.values()), searched
+    assert "search 3/3 trials" in done.stdout
+
+
+@pytest.mark.slow
+def test_from_another_shell(data, tmp_path):
+    """A second driver is refused; prune ends a trial, stop the driver; resume extends, and all is sound."""
+    settings = {
+        "scheduler": {"kind": "none", "max_epochs": 300},
+        "resources": {"max_concurrent": 1},
+        "trials": 2,
+        "confirm": {"finalists": 1, "seeds": [0]},
+    }
+    results = ["--results", tmp_path]
+    argv = ["search", plan(tmp_path / "p.yaml", **settings), "--data", data, "--name", "two", *results]
+    study = tmp_path / "two"
+    with subprocess.Popen(command(*argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+        wait_for(study / "epochs.jsonl", 2, driver)
+        asked = run("prune", "two", 0, *results)
+        assert (asked.returncode, asked.stdout) == (0, "trial 0 ends after its current epoch\n"), asked.stderr
+        deadline = time.monotonic() + 120
+        while not any(r["trial"] == 1 for r in lines(study / "epochs.jsonl")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        second = run(*argv)
+        assert second.returncode == 2
+        assert f"another driver is at work on this study (process {driver.pid} on" in second.stderr
+        assert f"driver: process {driver.pid} on" in run("status", "two", *results).stdout
+        stopped = run("stop", "two", *results)
+        assert stopped.returncode == 0, stopped.stderr
+        assert stopped.stdout.startswith(f"asked the driver (process {driver.pid} on ")
+        assert driver.wait(60) == 130
+        assert driver.stderr.read() == ""
+    assert run("stop", "two", *results).returncode == 1
+    found = Study.open(study)
+    assert [t.user_attrs.get(STOPPED) for t in found.trials] == [BY_HAND, None]
+    assert run("prune", "two", 1, *results).stdout == "trial 1 is ended\n"
+    again = run("prune", "two", 1, *results)
+    assert again.returncode == 2
+    assert again.stderr == f"lfvd-tune: {study}: trial 1 is stopped: name an unfinished one (none)\n"
+    done = run("resume", "two", "--trials", 3, *results)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = assert_sound(study)
+    assert [t.user_attrs.get(STOPPED) for t in found.trials] == [BY_HAND, BY_HAND, None]
+    assert not list((study / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_every_trial_fails(data, tmp_path):
+    """Features that no training survives: 1, the first error, and no best.yaml."""
+    corpus = Corpus.open(data)
+    huge = {m: np.where(x < 0, -3e38, 3e38).astype(np.float32) for m, x in corpus.features.items()}
+    path = tmp_path / "huge.safetensors"
+    Corpus(**{**vars(corpus), "features": huge}).save(path)
+    fixed = {**PLAN["set"], "data.standardise": False}
+    argv = ["search", plan(tmp_path / "p.yaml", set=fixed), "--data", path, "--name", "bad", "--results", tmp_path]
+    done = run(*argv)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.fullmatch(
+        rf"lfvd-tune: {tmp_path}/bad: no trial came to a result; the first error: NonFiniteLoss: epoch 1, batch \d of \d: "
+        r"the \w+ loss is not finite: lower .*\n",
+        done.stderr,
+    )
+    assert "3 failed" in done.stdout
+    assert not (tmp_path / "bad" / "best.yaml").exists()
+    assert not (tmp_path / "bad" / "test_looks.jsonl").exists()
+    told = run("status", "bad", "--results", tmp_path).stdout
+    for name in ("trial 0 (baseline)", "trial 1", "trial 2"):
+        assert f" {name} failed: NonFiniteLoss: epoch 1, batch " in told
+
+
+@pytest.mark.slow
+def test_a_running_cluster(address, data, tmp_path, monkeypatch):
+    """`--address auto`, as on a node of `ray up` or KubeRay: where RAY_ADDRESS leads, and not on a Ray of its own."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    argv = ["search", plan(tmp_path / "p.yaml", resources={"gpu": 0.5}), "--data", data, "--name", "there"]
+    done = run(*argv, "--results", tmp_path, "--address", "auto")  # the GPUs are numbers that only that cluster has
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Ray counts 2 GPUs on 127.0.0.2" in done.stdout
+    assert (tmp_path / "there" / "best.yaml").is_file()
+
+
+@pytest.mark.slow
+def test_resources_that_no_node_has(data, tmp_path):
+    """At once, in one sentence; with less, the same name works."""
+    argv = ["--data", data, "--name", "big", "--results", tmp_path]
+    started = time.monotonic()
+    done = run("search", plan(tmp_path / "p.yaml", resources={"cpu": 999}), *argv)
+    assert time.monotonic() - started < 60
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"lfvd-tune: `resources` asks 999 CPU and 0 GPU a trial, but no node has that \(there is \d+ CPU and 0 GPU\): "
+        r"lower `resources.cpu` or `resources.gpu`, or name a cluster with --address\n",
+        done.stderr,
+    )
+    again = run("search", plan(tmp_path / "p.yaml", trials=1, confirm={"finalists": 1, "seeds": [0]}), *argv)
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+def fails(capsys, *argv: object) -> str:
+    """The one sentence of a command that exits 2."""
+    with pytest.raises(SystemExit) as end:
+        main([str(arg) for arg in argv])
+    out, err = capsys.readouterr()
+    assert end.value.code == 2
+    assert out == ""
+    assert err.startswith("lfvd-tune: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    return err.removeprefix("lfvd-tune: ").rstrip("\n")
+
+
+def test_missing_data(tmp_path, capsys):
+    argv = ["search", plan(tmp_path / "p.yaml"), "--data", tmp_path / "gone.safetensors", "--results", tmp_path / "r"]
+    assert fails(capsys, *argv) == (
+        f"{tmp_path}/gone.safetensors: there is no such file: make it with `lfvd import` or `lfvd simulate`"
+    )
+    assert not (tmp_path / "r").exists()
+
+
+def test_foreign_data(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("no corpus")
+    argv = ["search", plan(tmp_path / "p.yaml"), "--data", tmp_path / "notes.txt", "--results", tmp_path / "r"]
+    assert fails(capsys, *argv).startswith(f"{tmp_path}/notes.txt: is not a whole safetensors file (")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_modality_that_the_corpus_lacks(tmp_path, data, capsys):
+    path = plan(tmp_path / "p.yaml", set={**PLAN["set"], "data.modalities": "l,v"})
+    assert fails(capsys, "search", path, "--data", data, "--results", tmp_path / "r") == (
+        "the corpus MELD (simulated) has no visual features, but `data.modalities` names v: import them, or use "
+        "`--set data.modalities=l,a`"
+    )
+    assert not (tmp_path / "r").exists()
+
+
+def test_bad_plan(tmp_path, data, capsys):
+    path = plan(tmp_path / "p.yaml", trials=0)
+    assert fails(capsys, "search", path, "--data", data, "--results", tmp_path / "r") == (
+        f"{path}: the value of `trials` is 0, but must be a whole number, at least 1"
+    )
+    path.write_text("space: [unclosed")
+    assert fails(capsys, "search", path, "--data", data).startswith(f"{path}: is not valid YAML: ")
+    assert "name a plan, or one of the shipped" in fails(capsys, "search", "nosuchplan", "--data", data)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "a\\b", ""])
+def test_name_that_is_no_name(tmp_path, data, capsys, name):
+    argv = ["search", plan(tmp_path / "p.yaml"), "--data", data, "--name", name, "--results", tmp_path / "r"]
+    if name:
+        assert fails(capsys, *argv) == (
+            f"--name {name!r}: must be a plain name, since it becomes a folder in {tmp_path}/r: leave out slashes"
+        )
+        assert not (tmp_path / "r").exists()
+    with pytest.raises(SystemExit):
+        main(["status", name, "--results", str(tmp_path)])
+    assert "must be a plain name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["status", "best", "confirm", "sync"])
+def test_unknown_study(searched, capsys, verb):
+    results, _ = searched
+    assert fails(capsys, verb, "secnod", "--results", results) == (
+        f"{results}/secnod: there is no such study: there are first"
+    )
+
+
+def test_another_plan_under_the_same_name(searched, data, tmp_path, capsys):
+    results, _ = searched
+    before = content(results)
+    path = plan(tmp_path / "p.yaml", sampler={**PLAN["sampler"], "seed": 9})
+    assert fails(capsys, "search", path, "--data", data, "--name", "first", "--results", results) == (
+        f"{results}/first: holds a study that differs from what is asked in `sampler.seed` (0 there, 9 here): "
+        "choose another --name, or go on with what it began with"
+    )
+    assert content(results) == before
+
+
+def test_confirm_on_other_data(searched, tiny_file, capsys):
+    results, _ = searched
+    text = fails(capsys, "confirm", "first", "--data", tiny_file, "--results", results)
+    assert re.fullmatch(
+        r".*/first: holds a study that differs from what is asked in the data \(\w{12} there, \w{12} here\): choose another "
+        r"--name, or go on with what it began with",
+        text,
+    )
+
+
+def test_data_of_the_study_are_gone(searched, tmp_path, capsys):
+    results = tmp_path / "results"
+    shutil.copytree(searched[0], results)
+    frozen = read_yaml(results / "first" / "plan.yaml")
+    frozen["data"]["path"] = str(tmp_path / "moved.safetensors")
+    write_yaml(results / "first" / "plan.yaml", frozen)
+    assert "moved.safetensors: there is no such file" in fails(capsys, "confirm", "first", "--results", results)
+
+
+def test_results_that_cannot_be_written(tmp_path, data, capsys):
+    (tmp_path / "file").write_text("")
+    argv = ["search", plan(tmp_path / "p.yaml"), "--data", data, "--name", "x", "--results", tmp_path / "file"]
+    assert re.fullmatch(r".*: Not a directory: check the path, its rights and the disk", fails(capsys, *argv))
+
+
+def test_best_before_the_confirmation(searched, tmp_path, capsys):
+    results = tmp_path / "results"
+    shutil.copytree(searched[0], results)
+    (results / "first" / "confirm.jsonl").unlink()
+    with pytest.raises(SystemExit) as end:
+        main(["best", "first", "--results", str(results)])
+    assert end.value.code == 1
+    assert capsys.readouterr().err == (
+        f"lfvd-tune: {results}/first: is not confirmed yet: run `lfvd-tune confirm first`\n"
+    )
+
+
+SLOW = {"ray", "torch", "optuna", "mlflow", "numpy", "pandas"}
+
+
+def test_help_is_fast_and_imports_nothing_slow():
+    code = "import sys\nfrom tune.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n    assert not end.code\n"
+    code += "print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert not set(done.stderr.split()) & SLOW
+    for verb in ("search", "confirm", "best", "status", "sync"):
+        assert re.search(rf"^ +{verb} +[A-Z]", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_help_takes_less_than_a_second():
+    """The best of three: other work on the machine is not this command's."""
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        assert run("--help").returncode == 0
+        times.append(time.monotonic() - started)
+    assert min(times) < 1

@@ -1,0 +1,23 @@
+"""The figures of the LFVD paper, and which of them a corpus is compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lfvd.files import InputError, read_yaml
+
+PUBLISHED = Path(__file__).parents[1] / "results" / "published.yaml"
+
+
+def published() -> dict[str, Any]:
+    """Figures of the paper, percent: `iemocap` and `meld` → `classes`, `table2` … `table6`, `length_bins`."""
+    return read_yaml(PUBLISHED)
+
+
+def dataset_of(name: str) -> str:
+    """A corpus's name → the key of `published` that it is compared with. Raises InputError for another corpus."""
+    for key in published():
+        if name.lower().startswith(key):
+            return key
+    raise InputError(f"the data are {name}, but the paper's tables are of IEMOCAP and MELD: import one of them")
