@@ -24,7 +24,7 @@ $(DATA): | install
 	$(BIN)/lfvd simulate --like meld --dialogues 160 --seed 0 --out $@
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 bench: install
 	$(BIN)/python tests/benchmarks/bench.py

@@ -192,7 +192,7 @@ def test_failure_at_the_end_of_a_seed_is_made_good(tiny_config, tiny_corpus, tmp
 
     out, config = tmp_path / "run", tiny_config.with_values({"run.epochs": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(runs.tables if missing == "write_predictions" else runs, missing, fail)
+        patch.setattr(runs.predictions if missing == "write_predictions" else runs, missing, fail)
         with pytest.raises(OSError, match="disk full"):
             train_seeds(config, tiny_corpus, [0], out)
     assert not (out / "result.json").exists()
