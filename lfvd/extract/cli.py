@@ -113,7 +113,7 @@ def audio(
     _need("av", "opensmile")
     from lfvd.extract.audio import Audio
 
-    _complain("note: openSMILE is licensed for research and education; other uses need audEERING's licence")
+    print_error("note: openSMILE is licensed for research and education; other uses need audEERING's licence")
     _from_clips(source, out, clips, Audio(), processes)
 
 
@@ -172,8 +172,8 @@ def _list_missing(file: Path, clips: list[Clip], failed: dict[int, str]) -> None
     table = missing(clips, failed)
     write_text(file, table.to_csv(index=False))
     for name, reason in table[["file", "reason"]].head(5).itertuples(index=False):
-        _complain(f"{name}: {reason}")
-    _complain(
+        print_error(f"{name}: {reason}")
+    print_error(
         f"{len(failed)} of {len(clips)} clips gave no features: their rows are NaN, for `lfvd import --nan-to-zero`; "
         f"{file} lists them"
     )
@@ -202,11 +202,11 @@ def _interruptible(after: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _complain(f"interrupted: {after}")
+        print_error(f"interrupted: {after}")
         raise typer.Exit(130) from None
 
 
-def _complain(text: str) -> None:
+def print_error(text: str) -> None:
     print(f"lfvd: {text}", file=sys.stderr)
 
 

@@ -33,7 +33,7 @@ class SourceError(InputError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class UtteranceTable:
     """Utterances in the order of their rows."""
 
     path: Path
@@ -123,11 +123,11 @@ class Source:
         ]
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> UtteranceTable:
     """MELD's folder of CSVs or a table of utterances. Raises SourceError for what cannot be read."""
     if path.is_dir():
-        return Source(path=path, table=pd.concat([_meld_split(path, s) for s in CLIP_FOLDERS]), meld=True)
-    return Source(path=path, table=_read_table(path), meld=False)
+        return UtteranceTable(path=path, table=pd.concat([_meld_split(path, s) for s in CLIP_FOLDERS]), meld=True)
+    return UtteranceTable(path=path, table=_read_table(path), meld=False)
 
 
 def _meld_split(folder: Path, split: str) -> pd.DataFrame:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import multiprocessing as mp
+import os
 import signal
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Protocol
 
@@ -50,9 +53,10 @@ def extract(
     parts.mkdir(parents=True, exist_ok=True)
     behind = len(clips) - len(todo)
     done(behind)
-    jobs = [(i, clips[i], parts / names[i]) for i in todo]
-    with contextlib.closing(_answers(jobs, extractor, min(processes, len(jobs)))) as answers:
-        for index, reason in answers:
+    jobs = deque((i, clips[i], parts / names[i]) for i in todo)
+    outcomes = _outcomes(jobs, extractor, min(processes, len(todo)))
+    with contextlib.closing(outcomes):
+        for index, reason in outcomes:
             if reason is not None:
                 failed[index] = reason
             behind += 1
@@ -86,85 +90,64 @@ def _gathered(rows: int, files: dict[int, Path], extractor: Extractor) -> np.nda
 
 Job = tuple[int, Clip, Path]
 """Index of the clip, the clip, the part to write."""
-Answer = tuple[int, str | None]
-"""Index of the clip, and why it gave nothing."""
+Outcomes = Generator[tuple[int, str | None], None, None]
+"""Index of a clip and why it gave nothing, in the order in which clips end."""
 
 
-@dataclass(kw_only=True)
-class _Worker:
-    """A process and the clip that it is at."""
-
-    process: mp.process.BaseProcess
-    connection: Connection
-    index: int = field(default=-1)
-
-    @classmethod
-    def start(cls, extractor: Extractor) -> _Worker:
-        context = mp.get_context("spawn")  # a fork after torch has started its threads may hang
-        connection, other = context.Pipe()
-        process = context.Process(target=_work, args=(other, extractor), daemon=True)
-        # Ctrl-C reaches all processes of a terminal: this one stops the others, which inherit that they ignore it.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        process.start()
-        signal.signal(signal.SIGINT, before)
-        other.close()
-        return cls(process=process, connection=connection)
-
-    def give(self, job: Job) -> None:
-        self.index = job[0]
-        with contextlib.suppress(ConnectionError):  # a dead process is found by `answer`
-            self.connection.send(job)
-
-    def answer(self) -> Answer:
-        """What came of the clip; the death of the process is an answer too. Raises OSError where no part can be written."""
-        try:
-            reply: str | OSError | None = self.connection.recv()
-        except (EOFError, ConnectionError):
-            self.process.join()
-            reply = f"ended its process (exit code {self.process.exitcode})"
-        if isinstance(reply, OSError):
-            raise reply
-        return self.index, reply
-
-    def stop(self) -> None:
-        self.connection.close()
-        self.process.terminate()
-        self.process.join()
+def _outcomes(waiting: deque[Job], extractor: Extractor, processes: int) -> Outcomes:
+    """Run all jobs. A process that dies breaks its whole pool: what was at work is tried again, each clip alone."""
+    while waiting:
+        broken = yield from _in_one_pool(waiting, extractor, processes)
+        if len(broken) == 1:
+            yield broken[0][0], "ended its process"
+        else:
+            for job in broken:
+                yield from _outcomes(deque([job]), extractor, 1)
 
 
-def _answers(jobs: Sequence[Job], extractor: Extractor, processes: int) -> Generator[Answer, None, None]:
-    """The answer of each job, in the order in which they end; a process that died is replaced."""
-    waiting = list(reversed(jobs))
-    workers = [_Worker.start(extractor) for _ in range(processes)]
-    try:
-        for worker in workers:
-            worker.give(waiting.pop())
-        while workers:
-            ready = wait([worker.connection for worker in workers])
-            for worker in [w for w in workers if w.connection in ready]:
-                yield worker.answer()
-                if waiting and not worker.process.is_alive():
-                    workers[workers.index(worker)] = worker = _Worker.start(extractor)
-                if waiting:
-                    worker.give(waiting.pop())
-                else:
-                    worker.stop()
-                    workers.remove(worker)
-    finally:
-        for worker in workers:
-            worker.stop()
-
-
-def _work(connection: Connection, extractor: Extractor) -> None:
-    """The life of a process: clips in, parts written, reasons out, until the other side is gone."""
-    with contextlib.suppress(EOFError, ConnectionError):
+def _in_one_pool(
+    waiting: deque[Job], extractor: Extractor, processes: int
+) -> Generator[tuple[int, str | None], None, list[Job]]:
+    """Take jobs from `waiting` as processes get free, until a process dies → the jobs that were at work then."""
+    running: dict[Future[str | None], Job] = {}
+    broken: list[Job] = []
+    context = mp.get_context("spawn")  # a fork after torch has started its threads may hang
+    with ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as pool:
         while True:
-            _, clip, part = connection.recv()
             try:
-                reply: str | OSError | None = _one(extractor, clip, part)
-            except OSError as error:
-                reply = error
-            connection.send(reply)
+                while waiting and not broken and len(running) < processes:
+                    with _interrupts_ignored():  # inherited: Ctrl-C reaches all processes of a terminal
+                        running[pool.submit(_one, extractor, *waiting[0][1:])] = waiting[0]
+                    waiting.popleft()
+            except BrokenProcessPool:
+                pass  # the jobs at work say so too
+            if not running:
+                return broken
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    broken.append(job)
+                else:
+                    yield job[0], future.result()
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def _end_with_parent() -> None:
+    """In a process of the pool, which would outlive a parent that is killed."""
+    parent = mp.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _one(extractor: Extractor, clip: Clip, part: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Media files for the tests of `lfvd extract`: tones, plain colours, drawn faces; and MELD's folder in small."""
+"""For the tests of `lfvd extract`: tones, plain colours, drawn faces, a tiny text encoder, MELD's folder in small."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -7,9 +7,13 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import torch
+import transformers
+from tokenizers import ByteLevelBPETokenizer
 
 RATE = 16_000
 FPS = 25
+SENTENCES = ["oh no", "what a day this was for all of us, and for you", "", "we lost", "great news", "x", "no " * 60]
 
 
 def tone(hertz: float, seconds: float) -> np.ndarray:
@@ -87,4 +91,26 @@ def write_meld(folder: Path, texts: dict[str, list[tuple[str, str]]] = TEXTS) ->
         lines = [f"{i},{text},A,{label},0,{i}" for i, (text, label) in enumerate(rows)]
         header = "Sr No.,Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID"
         (folder / f"{split}_sent_emo.csv").write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+    return folder
+
+
+def write_encoder(folder: Path) -> Path:
+    """A RoBERTa of six layers, 16 wide, at most 38 tokens, with random weights, and a tokenizer of its own."""
+    trained = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained.train_from_iterator(SENTENCES, vocab_size=300, special_tokens=special, show_progress=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    trained.save_model(str(folder))
+    transformers.RobertaTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.RobertaConfig(
+        vocab_size=trained.get_vocab_size(),
+        hidden_size=16,
+        num_hidden_layers=6,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+        initializer_range=0.3,
+    )
+    transformers.RobertaModel(config).save_pretrained(folder)
     return folder

@@ -1,11 +1,13 @@
 """`lfvd extract` as its user meets it: files in and out, clips that are missing or broken, a kill, Ctrl-C."""
 
+import contextlib
 import csv
 import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +24,7 @@ from lfvd.cli import main  # noqa: E402
 from lfvd.extract.audio import Audio  # noqa: E402
 from lfvd.extract.clips import Clip  # noqa: E402
 from lfvd.extract.densenet import DenseNet121  # noqa: E402
-from tests.helpers.media import plain, tone, write_clip, write_meld  # noqa: E402
-from tests.lfvd.extract.test_text import write_encoder  # noqa: E402
+from tests.helpers.media import plain, tone, write_clip, write_encoder, write_meld  # noqa: E402
 
 ROWS = {"train": 4, "dev": 2, "test": 3}
 NOTE = "lfvd: note: openSMILE is licensed for research and education; other uses need audEERING's licence"
@@ -151,57 +152,56 @@ def test_language_and_fine_tuning_that_sees_the_train_split_alone(lfvd, meld, tm
             assert np.abs(first[split] - before[split]).max() > 1e-5
 
 
-def own_table(folder: Path, clips: int) -> Path:
-    """A table of stretches of one long file."""
+GATES = 2
+"""Clips, as many as processes, that are named pipes: who opens one is held until the test lets it go."""
+
+
+def own_table(folder: Path, clips: int, before_gates: int) -> Path:
+    """A table of stretches of one long file, and in their midst the gates."""
     write_clip(folder / "long.wav", sound=np.concatenate([tone(100 + 5 * i, 0.5) for i in range(clips)]))
-    rows = "".join(f"long.wav,{0.5 * i},{0.5 * i + 0.5}\n" for i in range(clips))
-    (folder / "own.csv").write_text(f"file,start,end\n{rows}", encoding="utf-8")
+    rows = [f"long.wav,{0.5 * i},{0.5 * i + 0.5}\n" for i in range(clips)]
+    rows[before_gates:before_gates] = [f"gate{i}.wav,0,0.5\n" for i in range(GATES)]
+    (folder / "own.csv").write_text("file,start,end\n" + "".join(rows), encoding="utf-8")
     return folder / "own.csv"
 
 
-def start(table: Path, out: Path, parts: int) -> subprocess.Popen[str]:
-    """The command in a session of its own, when it has finished some clips."""
-    command = [sys.executable, "-m", "lfvd", "extract", "audio", table, "--out", out, "--processes", "2"]
+@contextmanager
+def held_at_the_gates(table: Path, out: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command in a session of its own, each of its processes at a gate; the gates open at the end."""
+    gates = [table.with_name(f"gate{i}.wav") for i in range(GATES)]
+    for gate in gates:
+        os.mkfifo(gate)
+    command = [sys.executable, "-m", "lfvd", "extract", "audio", table, "--out", out, "--processes", str(GATES)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    limit = time.monotonic() + 60
-    while len(list(out.with_suffix(".parts").glob("[!.]*.npy"))) < parts:
-        assert process.poll() is None
-        assert time.monotonic() < limit
-        time.sleep(0.005)
-    return process
-
-
-def no_process_left(session: int) -> bool:
-    limit = time.monotonic() + 20
-    while time.monotonic() < limit:
-        try:
-            os.killpg(session, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
+    with contextlib.ExitStack() as stack:
+        for gate in gates:
+            stack.enter_context(gate.open("wb"))  # returns when the other side has opened it
+        yield process
+    for gate in gates:
+        gate.unlink()
 
 
 @pytest.mark.slow
 def test_a_killed_command_goes_on_without_repeating_clips(lfvd, tmp_path):
-    table, out = own_table(tmp_path, 60), tmp_path / "audio.npy"
-    process = start(table, out, parts=10)
-    process.kill()
-    process.communicate(timeout=60)
-    assert no_process_left(process.pid), "the processes end with the first one"
+    table, out = own_table(tmp_path, 20, before_gates=10), tmp_path / "audio.npy"
+    with held_at_the_gates(table, out) as process:
+        process.kill()
+        process.communicate(timeout=60)  # the pipes' end: no process is left that holds them
     assert not out.exists()
     finished = sorted(out.with_suffix(".parts").glob("[!.]*.npy"))
-    assert 10 <= len(finished) < 60
+    assert len(finished) == 10
     for part in finished:
         np.save(part, np.full(1582, 7, np.float32))  # a mark that no clip has
+    for i in range(GATES):
+        write_clip(tmp_path / f"gate{i}.wav", sound=tone(440, 0.5))
     code, printed, err = lfvd("extract", "audio", table, "--out", out, "--processes", 2)
     assert (code, err) == (0, f"{NOTE}\n")
-    assert printed.splitlines()[0] == f"clips {len(finished)}/60"
+    assert printed.splitlines()[0] == "clips 10/22"
     features = np.load(out)
     marked = (features == 7).all(axis=1)
-    assert marked.sum() == len(finished)
+    assert marked.sum() == 10
     fresh = tmp_path / "fresh.npy"
     lfvd("extract", "audio", table, "--out", fresh, "--processes", 1)
     assert np.array_equal(features[~marked], np.load(fresh)[~marked])
@@ -210,13 +210,12 @@ def test_a_killed_command_goes_on_without_repeating_clips(lfvd, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_with_a_sentence(tmp_path):
-    table, out = own_table(tmp_path, 60), tmp_path / "audio.npy"
-    process = start(table, out, parts=2)
-    os.killpg(process.pid, signal.SIGINT)
+    table, out = own_table(tmp_path, 6, before_gates=2), tmp_path / "audio.npy"
+    with held_at_the_gates(table, out) as process:
+        os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == f"{NOTE}\nlfvd: interrupted: the same command continues from here\n"
-    assert no_process_left(process.pid)
 
 
 def test_other_endings_are_refused_before_the_work(lfvd, meld, tmp_path):

