@@ -11,6 +11,7 @@ from scipy.special import stdtrit
 
 from lfvd.config import PRESETS, Config, config_specs
 from tune.analysis.summary import ALPHA, Answer, Noise
+from tune.formatting import format_mean_std, format_p_value, format_percent
 from tune.plan import Parameter, SearchPlan
 from tune.search.trials import AUDITED, ranked
 from tune.statistics import Difference, Resampled
@@ -41,21 +42,16 @@ def statement_of(study: Study, answer: Answer) -> Statement:
     return Statement(sentences=tuple(_sentences(study, answer)), warnings=tuple(_warnings(study, answer)))
 
 
-def points(share: float) -> str:
-    """`1.30`: percent points of a share."""
-    return f"{100 * share:.2f}"
-
-
 def noise_sentence(noise: Noise) -> str:
     """`seeds alone spread W-F1 by 0.55 points (baseline, 5 seeds); …`."""
     said = (
-        f"seeds alone spread W-F1 by {points(noise.deviation)} points (standard deviation of the baseline over "
-        f"{noise.seeds} seeds); {noise.seeds} seeds show differences from about {points(noise.smallest)} points on"
+        f"seeds alone spread W-F1 by {format_percent(noise.deviation)} points (standard deviation of the baseline over "
+        f"{noise.seeds} seeds); {noise.seeds} seeds show differences from about {format_percent(noise.smallest)} points on"
     )
     if noise.gap is None:
         return said
     needed = f"{noise.needed} seeds" if noise.needed else "over 1,000 seeds"
-    return f"{said}; the gap of {points(noise.gap)} points at hand needs {needed}"
+    return f"{said}; the gap of {format_percent(noise.gap)} points at hand needs {needed}"
 
 
 def baseline_words(plan: SearchPlan) -> str:
@@ -85,8 +81,8 @@ def _sentences(study: Study, answer: Answer) -> Iterator[str]:
 
 def _validation(found: Difference, other: str, among: int) -> str:
     chosen = f", allowing for the choice among {among} finalists" if among > 1 else ""
-    how = f"({found.n} seeds, {p_value(found.p)}{chosen})"
-    by = f"{points(abs(found.mean))} ± {points(found.high - found.mean)} W-F1 points on validation {how}"
+    how = f"({found.n} seeds, {format_p_value(found.p)}{chosen})"
+    by = f"{format_mean_std(abs(found.mean), found.high - found.mean)} W-F1 points on validation {how}"
     if found.p >= ALPHA:
         return f"No difference could be shown between the tuned config and {other}: it is {_side(found.mean)} by {by}."
     return f"The tuned config {'beats' if found.mean > 0 else 'is worse than'} {other} by {by}."
@@ -97,8 +93,9 @@ def comparison(found: Difference, among: int) -> str:
     chosen = f", all allowing for the choice among {among} finalists" if among > 1 else ""
     least = min(1.0, among * 2.0 ** (1 - found.n))
     return (
-        f"winner − baseline, seed by seed: {points(found.mean)} points, 95 % interval {points(found.low)} to "
-        f"{points(found.high)}, paired t test {p_value(found.p)}, exact test by sign flips {p_value(found.exact)} (with "
+        f"winner − baseline, seed by seed: {format_percent(found.mean)} points, "
+        f"95 % interval {format_percent(found.low)} to {format_percent(found.high)}, paired t test "
+        f"{format_p_value(found.p)}, exact test by sign flips {format_p_value(found.exact)} (with "
         f"{found.n} seeds it cannot go below {least:.3g}){chosen}"
     )
 
@@ -106,19 +103,14 @@ def comparison(found: Difference, among: int) -> str:
 def _on_test(found: Resampled, other: str) -> str:
     verdict = "no difference to {} could be shown" if found.p >= ALPHA else "that is a difference to {}"
     return (
-        f"On test the tuned config is {_side(found.mean)} by {points(abs(found.mean))} points (95 % interval "
-        f"{points(found.low)} to {points(found.high)} over resampled dialogues, {p_value(found.p)}): "
+        f"On test the tuned config is {_side(found.mean)} by {format_percent(abs(found.mean))} points (95 % interval "
+        f"{format_percent(found.low)} to {format_percent(found.high)} over resampled dialogues, {format_p_value(found.p)}): "
         f"{verdict.format(other)}."
     )
 
 
 def _side(difference: float) -> str:
     return "ahead" if difference >= 0 else "behind"
-
-
-def p_value(p: float) -> str:
-    """`p = 0.02`, `p = 0.004`, `p below 0.001`."""
-    return "p below 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0095 else f"p = {p:.2f}"
 
 
 def _warnings(study: Study, answer: Answer) -> Iterator[str]:
@@ -159,8 +151,8 @@ def _curse(study: Study, answer: Answer) -> Iterator[str]:
     above = answer.search_score - winner.wf1
     if degrees and above > -stdtrit(degrees, 0.025) * deviation * math.sqrt(1 + 1 / len(winner.seeds)):
         yield (
-            f"the winner's search score {points(answer.search_score)} is {points(above)} points above its confirmed mean "
-            f"{points(winner.wf1)}: the luck of the best of {len(ranked(study))} trials; quote the confirmed mean"
+            f"the winner's search score {format_percent(answer.search_score)} is {format_percent(above)} points above its "
+            f"confirmed mean {format_percent(winner.wf1)}: the luck of the best of {len(ranked(study))} trials; quote the confirmed mean"
         )
 
 

@@ -22,7 +22,7 @@ from lfvd.models.lfvd import build_model
 from lfvd.training.environment import pick_device
 from lfvd.training.trainer import train
 from tune.execution import ray_jobs
-from tune.formatting import size
+from tune.formatting import format_size
 from tune.plan import SchedulerPlan, SearchPlan
 from tune.search.asha import Rungs
 
@@ -128,7 +128,7 @@ def settle(plan: SearchPlan, corpus: Corpus) -> tuple[SearchPlan, str]:
     if not measured.device:
         return plan, "torch sees none of the GPUs that Ray counts: training on CPU"
     trials = int(1 / plan.resources.gpu + 1e-9)
-    needs = f"{size(measured.device_memory)} of {measured.device}, {size(measured.device_free)} free"
+    needs = f"{format_size(measured.device_memory)} of {measured.device}, {format_size(measured.device_free)} free"
     return plan, f"{trials} trial{'s' * (trials > 1)} on a device (each takes {needs})"
 
 

@@ -18,14 +18,13 @@ from pathlib import Path
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from tune.execution import ray_jobs
-from tune.formatting import digits, few, size
+from tune.formatting import format_duration, format_number, format_size, join_first
 from tune.plan import ResourcesPlan, SearchPlan
 from tune.preflight import nodes
 from tune.preflight.costs import Measured, cost, file_sizes, settled, timed
 from tune.preflight.result import Finding
 from tune.study import checkpoints
 from tune.study.study import Study
-from tune.terminal.live import clock
 from tune.tracking import mlflow_writer
 
 ANSWER_SECONDS = 3
@@ -172,7 +171,7 @@ def check_storage(place: str, *, named: bool) -> Finding:
         return Finding(check="storage", ok=False, fatal=True, found=found, remedy=remedy)
     if not without:
         return Finding(check="storage", found=f"{place} is writable" + f", by all {count} nodes" * (count > 1))
-    found = f"{place} is not shared with node {few(list(without))} ({next(iter(without.values()))})"
+    found = f"{place} is not shared with node {join_first(list(without))} ({next(iter(without.values()))})"
     found += "" if named else ", so that a trial that loses its node starts over"
     remedy = "name a --storage that all nodes share: a folder, s3://… or gs://…"
     return Finding(check="storage", ok=False, fatal=named, found=found, remedy=remedy)
@@ -190,7 +189,7 @@ def check_disk(plan: SearchPlan, corpus: Corpus, folder: Path, place: str) -> Fi
     written: defaultdict[Path, int] = defaultdict(int)
     for path in (*folder.glob("weights/*"), *Path(place).glob("*.pt")):
         written[_mount(path.parent)] += path.stat().st_size
-    words = f"{size(checkpoint)} a checkpoint, {size(runs * weight)} of weights"
+    words = f"{format_size(checkpoint)} a checkpoint, {format_size(runs * weight)} of weights"
     for disk, need in needs.items():
         usage = shutil.disk_usage(disk)
         if usage.total and usage.free + written[disk] < need:
@@ -198,13 +197,13 @@ def check_disk(plan: SearchPlan, corpus: Corpus, folder: Path, place: str) -> Fi
                 check="disk",
                 ok=False,
                 fatal=True,
-                found=f"{disk} has {size(usage.free)} free, but the search needs {size(need)} ({words})",
+                found=f"{disk} has {format_size(usage.free)} free, but the search needs {format_size(need)} ({words})",
                 remedy="make room, or name another --results or --storage",
             )
-    room = ", ".join(f"{disk} has {size(shutil.disk_usage(disk).free)} free" for disk in needs)
+    room = ", ".join(f"{disk} has {format_size(shutil.disk_usage(disk).free)} free" for disk in needs)
     if elsewhere:
         return Finding(check="disk", ok=None, found=f"{words}; {room}; the room in {place} is not known")
-    return Finding(check="disk", found=f"{size(sum(needs.values()))} needed ({words}); {room}")
+    return Finding(check="disk", found=f"{format_size(sum(needs.values()))} needed ({words}); {room}")
 
 
 def _mount(path: Path) -> Path:
@@ -233,10 +232,11 @@ def check_epoch(plan: SearchPlan, measured: Measured | str) -> Finding:
         remedy = "the base config must train: the baseline is the first trial of every search"
         return Finding(check="epoch", ok=False, fatal=True, found=f"the timed epoch failed ({measured})", remedy=remedy)
     gpu = plan.resources.gpu
-    found = f"{digits(measured.seconds)} s with the base config; a trial takes {size(measured.memory)} of memory"
+    found = f"{format_number(measured.seconds)} s with the base config"
+    found += f"; a trial takes {format_size(measured.memory)} of memory"
     if measured.device:
-        free = size(measured.device_free)
-        found += f" and {size(measured.device_memory)} of {measured.device} ({free} free): {measured.fits} fit"
+        free = format_size(measured.device_free)
+        found += f" and {format_size(measured.device_memory)} of {measured.device} ({free} free): {measured.fits} fit"
     if plan.auto_gpu:
         found += f"; `gpu: auto` is {gpu:.3g}"
     trials, room = ray_jobs.concurrent(plan.resources), ray_jobs.concurrent(plan.resources, measured.memory)
@@ -254,9 +254,9 @@ def check_cost(plan: SearchPlan, measured: Measured) -> Finding:
     """What the plan will take; nothing is wrong with it."""
     slots = max(1, ray_jobs.concurrent(plan.resources))
     takes = cost(plan, measured.seconds, slots)
-    found = f"search about {clock(takes.search)} of training"
+    found = f"search about {format_duration(takes.search)} of training"
     found += f" (ended by `budget.{takes.bounded}`)" if takes.bounded else ""
-    found += f", confirmation about {clock(takes.confirm)}; {slots} trials at a time"
-    found += f"; about {digits(takes.gpu_hours)} GPU-hours" if plan.resources.gpu else ""
+    found += f", confirmation about {format_duration(takes.confirm)}; {slots} trials at a time"
+    found += f"; about {format_number(takes.gpu_hours)} GPU-hours" if plan.resources.gpu else ""
     found += "; for trials of random merit, at the base's time an epoch"
     return Finding(check="estimate", found=found)

@@ -12,7 +12,7 @@ import torch
 
 from lfvd.training.environment import run_info
 from tune.execution import ray_jobs
-from tune.formatting import few, size
+from tune.formatting import format_size, join_first
 from tune.plan import SearchPlan
 from tune.preflight.result import Finding
 
@@ -70,11 +70,11 @@ def check_answers(nodes: Nodes) -> Iterator[Finding]:
     lost = {name: answer for name, answer in nodes.items() if isinstance(answer, str)}
     broken = [name for name, answer in lost.items() if "ModuleNotFoundError" in answer or "ImportError" in answer]
     if broken:
-        found = f"node {few(broken)} cannot run trials ({lost[broken[0]]})"
+        found = f"node {join_first(broken)} cannot run trials ({lost[broken[0]]})"
         remedy = "install there what is installed here, at the same place"
         yield Finding(check="nodes", ok=False, fatal=True, found=found, remedy=remedy)
     if silent := [name for name in lost if name not in broken]:
-        found = f"node {few(silent)} did not answer ({lost[silent[0]]})"
+        found = f"node {join_first(silent)} did not answer ({lost[silent[0]]})"
         remedy = (
             "mend it, or take it out of the cluster with `ray stop` there, since trials are sent to it all the same"
         )
@@ -110,7 +110,7 @@ def _differing(found: Mapping[str, Mapping[str, str]]) -> list[str]:
             if version != "none":
                 where[key][version].append(name)
     return [
-        f"{key} is " + ", ".join(f"{version} on {few(names)}" for version, names in there.items())
+        f"{key} is " + ", ".join(f"{version} on {join_first(names)}" for version, names in there.items())
         for key, there in where.items()
         if len(there) > 1
     ]
@@ -124,7 +124,7 @@ def check_access(nodes: Nodes) -> Finding:
     return Finding(
         check="access",
         ok=False,
-        found=f"Ray on {few(bare)} asks for no token, so that whoever reaches it can run code as you",
+        found=f"Ray on {join_first(bare)} asks for no token, so that whoever reaches it can run code as you",
         remedy="start it with RAY_AUTH_MODE=token and the same ~/.ray/auth_token on all nodes",
     )
 
@@ -132,8 +132,10 @@ def check_access(nodes: Nodes) -> Finding:
 def check_gpus(plan: SearchPlan, nodes: Nodes) -> Finding:
     """Whether torch sees the GPUs that Ray counts, where the plan uses them."""
     seen = {name: node.gpus for name, node in _answers(nodes).items()}
-    kinds = [f"{len(gpus)} x {gpus[0][0]} of {size(gpus[0][1])} on {name}" for name, gpus in seen.items() if gpus]
-    words = few(kinds) or "none"
+    kinds = [
+        f"{len(gpus)} x {gpus[0][0]} of {format_size(gpus[0][1])} on {name}" for name, gpus in seen.items() if gpus
+    ]
+    words = join_first(kinds) or "none"
     if not plan.resources.gpu and not plan.auto_gpu:
         return Finding(check="gpus", found=f"the plan uses none (torch sees {words})")
     counted = ray_jobs.counted_gpus()
@@ -146,8 +148,8 @@ def check_gpus(plan: SearchPlan, nodes: Nodes) -> Finding:
     return Finding(
         check="gpus",
         ok=False,
-        found=f"Ray counts {counted[name]} GPUs on {few(short)}, but torch sees {len(seen[name])} there, so that trials "
-        "may train on the CPU",
+        found=f"Ray counts {counted[name]} GPUs on {join_first(short)}, but torch sees {len(seen[name])} there, so "
+        "that trials may train on the CPU",
         remedy="install the GPUs' driver and a torch for it, or start Ray with the `--num-gpus` that there are",
     )
 

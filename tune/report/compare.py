@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tune.analysis.conclusions import p_value, points
 from tune.analysis.summary import ALPHA
+from tune.formatting import format_hours, format_mean_std, format_p_value
 from tune.plan import Parameter
 from tune.report import figures, result_figures
-from tune.report.compute_time import amount
 from tune.report.page import Chart, Group, Note, Page, Part, Row, Section, Table, write_page
 from tune.report.report import notices
 from tune.report.report_data import Material, gather
@@ -85,8 +84,8 @@ def _against(leader: Material, other: Material, among: int) -> str:
     # Each winner was chosen among its finalists by these same seeds.
     among *= max(1, len(leader.answer.order) - 1)
     lead = paired(a.scores, b.scores, among=among)
-    by = f"{points(lead.mean)} ± {points(lead.high - lead.mean)} W-F1 points on validation"
-    how = f"({lead.n} seeds, {p_value(lead.p)})"
+    by = f"{format_mean_std(lead.mean, lead.high - lead.mean)} W-F1 points on validation"
+    how = f"({lead.n} seeds, {format_p_value(lead.p)})"
     if lead.p < ALPHA:
         return f"The winner of {leader.study.name} beats that of {other.study.name} by {by} {how}."
     return f"No difference could be shown between the winners of {names}: {leader.study.name} is ahead by {by} {how}."
@@ -101,7 +100,7 @@ def _summary(found: Sequence[Material]) -> Table:
                 each.study.name,
                 *(_score(each, split, role) for split, role in shown),
                 str(len(each.study.trials)),
-                amount(each.hours.search, each.hours.unit),
+                format_hours(each.hours.search, each.hours.unit),
             ]
         )
         for each in found

@@ -36,10 +36,3 @@ def hours_of(study: Study) -> Hours:
         elif record["stage"] == study.stage:
             confirmation += hours
     return Hours(unit="GPU-hours" if on_gpu else "core-hours", trials=trials, confirmation=confirmation)
-
-
-def amount(hours: float, unit: str) -> str:
-    """`12.4 GPU-hours`, `3.2 core-minutes`."""
-    if 0 < hours < 0.95:
-        return f"{60 * hours:.1f} {unit.replace('hours', 'minutes')}"
-    return f"{hours:.1f} {unit}"

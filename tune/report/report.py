@@ -12,9 +12,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tune.formatting import format_hours
 from tune.report import search_sections
 from tune.report import sections as result_sections
-from tune.report.compute_time import amount
 from tune.report.figures import ending
 from tune.report.page import Listing, Note, Page, Part, Row, Section, Table, write_page
 from tune.report.report_data import Material, gather
@@ -93,7 +93,7 @@ def _facts(material: Material) -> list[str]:
         study.data.name,
         f"{len(study.trials)} of {study.plan.trials} trials ({states})",
         f"{len(study.confirmed())} runs of confirmation",
-        amount(material.hours.search + material.hours.confirmation, material.hours.unit),
+        format_hours(material.hours.search + material.hours.confirmation, material.hours.unit),
     ]
     return [*facts, f"begun {study.began:%Y-%m-%d}"] if study.began else facts
 

@@ -8,9 +8,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from tune.analysis.importance import Importance
+from tune.formatting import format_hours, format_value
 from tune.plan import Parameter
 from tune.report import figures
-from tune.report.compute_time import amount
 from tune.report.page import Chart, Group, Note, Part, Row, Section, Table
 from tune.report.report_data import Material
 from tune.search.trials import ranked
@@ -118,9 +118,7 @@ def range_of(parameter: Parameter) -> str:
 
 def value_of(value: Any) -> str:
     """A setting in few characters."""
-    if value is None:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return "–" if value is None else format_value(value)
 
 
 def _importance(found: Importance | None) -> str:
@@ -173,8 +171,8 @@ def _worth(material: Material, scores: list[float]) -> str:
     mean, _, _ = expected_best(scores)
     half = len(scores) // 2
     return (
-        f"The search took {amount(material.hours.search, material.hours.unit)} for {len(material.hours.trials)} trials, the "
-        f"confirmation {amount(material.hours.confirmation, material.hours.unit)}. A search of {half} such trials "
+        f"The search took {format_hours(material.hours.search, material.hours.unit)} for "
+        f"{len(material.hours.trials)} trials, the confirmation {format_hours(material.hours.confirmation, material.hours.unit)}. A search of {half} such trials "
         f"comes to {mean[half - 1]:.2f} % on average, one of {len(scores)} to {mean[-1]:.2f} %: the second half was worth "
         f"{mean[-1] - mean[half - 1]:.2f} points."
     )

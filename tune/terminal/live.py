@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tune.formatting import format_duration, format_params, format_percent
 from tune.search.confirmation import ConfirmJobs
 from tune.search.trials import SearchJobs, tally
 from tune.study.study import BASELINE
@@ -66,7 +66,7 @@ class SearchView:
         counts, best = self._counts(), self._best()
         parts = [f"search {self._ended(counts)}/{self.jobs.plan.trials} trials"]
         parts += [f"{count} {state}" for state, count in counts.items() if count]
-        parts += [f"best trial {best[0]} {100 * best[1]:.2f}"] if best else []
+        parts += [f"best trial {best[0]} {format_percent(best[1])}"] if best else []
         return ", ".join([*parts, self._pace()]) + (f"; {self.problem()}" if self.problem() else "")
 
     def view(self) -> RenderableType:
@@ -80,13 +80,15 @@ class SearchView:
         table.add_row("", ProgressBar(total=jobs.plan.trials, completed=self._ended(counts), width=40))
         table.add_row("pace", self._pace())
         if best:
-            score = f"[bold green]{100 * best[1]:.2f}[/] val W-F1"
-            table.add_row("best", f"{score}, trial {best[0]}   {compact(jobs.params[best[0]])}")
+            score = f"[bold green]{format_percent(best[1])}[/] val W-F1"
+            table.add_row("best", f"{score}, trial {best[0]}   {format_params(jobs.params[best[0]])}")
         if BASELINE in jobs.best:
-            table.add_row("baseline", f"{100 * jobs.best[BASELINE]:.2f} val W-F1, trial 0 (the base's own values)")
+            table.add_row(
+                "baseline", f"{format_percent(jobs.best[BASELINE])} val W-F1, trial 0 (the base's own values)"
+            )
         at_work = sorted(jobs.running.copy().values(), key=lambda r: r.trial.number)
         for running in at_work[:ROWS]:
-            score = f"{100 * running.best:.2f}" if running.epochs else "first epoch"
+            score = format_percent(running.best) if running.epochs else "first epoch"
             epoch = f"epoch {running.epochs}/{jobs.plan.scheduler.max_epochs}"
             table.add_row(f"trial {running.trial.number}", f"{epoch}   {score}")
         if len(at_work) > ROWS:
@@ -106,11 +108,11 @@ class SearchView:
     def _pace(self) -> str:
         spent, plan = self.jobs.spent, self.jobs.plan
         epochs = spent.epochs - self.epochs_before
-        parts = [clock(spent.here)]
+        parts = [format_duration(spent.here)]
         ended = self.jobs.ended_here
         if ended:
             left = plan.trials - len(self.jobs.states) + len(self.jobs.running)
-            parts.append(f"about {clock(spent.here / ended * left)} left")
+            parts.append(f"about {format_duration(spent.here / ended * left)} left")
             parts.append(f"{3600 * ended / spent.here:.0f} trials/h")
         parts.append(f"{3600 * epochs / max(spent.here, 1e-9):.0f} epochs/h")
         if plan.resources.gpu:
@@ -127,11 +129,11 @@ class ConfirmView:
 
     def line(self) -> str:
         """`confirmation: 7 runs done, 3 more wanted, 1:20`."""
-        return f"{self._done()}, {clock(time.monotonic() - self.started)}"
+        return f"{self._done()}, {format_duration(time.monotonic() - self.started)}"
 
     def view(self) -> RenderableType:
         """A row a finalist, a column a seed: validation W-F1, or the epoch of a running one."""
-        title = f"{self._done()} · {clock(time.monotonic() - self.started)}"
+        title = f"{self._done()} · {format_duration(time.monotonic() - self.started)}"
         table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2))
         table.add_column(self.jobs.study.kind)
         confirm, race = self.jobs.study.plan.confirm, self.jobs.race
@@ -151,7 +153,7 @@ class ConfirmView:
     def _cell(self, number: int, seed: int) -> str:
         key = (number, seed)
         if key in self.jobs.scores:
-            return f"{100 * self.jobs.scores[key]:.2f}"
+            return format_percent(self.jobs.scores[key])
         if key in self.jobs.running.copy().values():
             return f"[dim]epoch {len(self.jobs.history.get(key, []))}[/]"
         return "[dim]·[/]"
@@ -161,17 +163,3 @@ class ConfirmView:
         done = sum(number in jobs.numbers for number, _ in jobs.scores.copy())
         wanted = f"{len(jobs.race.wanted)} more wanted" + " so far" * jobs.study.plan.confirm.race
         return f"{jobs.study.work}: {done} runs done, {wanted}"
-
-
-def compact(values: dict[str, Any]) -> str:
-    """`lr 0.00031, heads 4`: searched values by their last names."""
-    return ", ".join(
-        f"{key.split('.')[-1]} {value:.3g}" if isinstance(value, float) else f"{key.split('.')[-1]} {value}"
-        for key, value in values.items()
-    )
-
-
-def clock(seconds: float) -> str:
-    """`4:05` or `2:10:00`."""
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from rich import box
@@ -14,11 +13,11 @@ from rich.table import Table
 
 from tune.analysis.conclusions import noise_sentence, statement_of
 from tune.analysis.summary import answer_of, noise_of
+from tune.formatting import format_mean_std, format_params, format_percent
 from tune.search.confirmation import Confirmed, mean_std, settled, standing
 from tune.search.trials import STOPPED, WORDS, ranked, tally
 from tune.study.lock import at_work
 from tune.study.study import BASELINE, Study
-from tune.terminal.live import compact
 
 TOP = 8
 """Trials shown by `status`."""
@@ -42,7 +41,7 @@ def show_status(study: Study, console: Console) -> None:
     console.print(f"search: {len(trials)} of {study.plan.trials} trials: {states}")
     if best := ranked(study)[:TOP]:
         console.print(_trials(best))
-        console.print(f"trial {best[0].number}: {compact(best[0].params)}", markup=False)
+        console.print(f"trial {best[0].number}: {format_params(best[0].params)}", markup=False)
     show_faults(study, console)
     _show_confirmation(study, console)
     console.print(f"looks at the test split: {len(study.looks())}")
@@ -84,7 +83,7 @@ def _trials(trials: Sequence[FrozenTrial]) -> Table:
         end = "unfinished" if trial.state == TrialState.RUNNING else end
         name = f"{trial.number}" + (" (baseline)" if trial.number == BASELINE else "")
         best = max(trial.intermediate_values.values())
-        table.add_row(name, f"{100 * best:.2f}", str(max(trial.intermediate_values)), end)
+        table.add_row(name, format_percent(best), str(max(trial.intermediate_values)), end)
     return table
 
 
@@ -97,7 +96,7 @@ def show_best(study: Study, console: Console) -> None:
     for drop in (each.drop for each in order if each.drop):
         console.print(f" trial {drop.trial} {drop.reason()}", markup=False, soft_wrap=True)
     console.print(_classes(order, tests))
-    console.print(f"winner: trial {order[0].trial}   {compact(study.params_of(order[0].trial))}", markup=False)
+    console.print(f"winner: trial {order[0].trial}   {format_params(study.params_of(order[0].trial))}", markup=False)
     _show_answer(study, console)
     best, data = study.folder / "best.yaml", os.path.relpath(study.data.path)
     seeds = ",".join(str(s) for s in study.plan.confirm.seeds)
@@ -134,7 +133,7 @@ def _ranking(study: Study, order: Sequence[Confirmed], tests: Mapping[int, list[
     for place, each in enumerate(order):
         search = max(study.trials[each.trial].intermediate_values.values())
         name = f"{each.trial}" + (" baseline" if each.trial == BASELINE else "") + (" ←" if place == 0 else "")
-        cells = [f"{100 * search:.2f}", *(spread(each.mean[k], each.std[k]) for k in ("val/wf1", "val/acc"))]
+        cells = [format_percent(search), *(format_mean_std(each.mean[k], each.std[k]) for k in ("val/wf1", "val/acc"))]
         cells += _test_cells(tests.get(each.trial), ("test/wf1", "test/acc"))
         table.add_row(name, *cells, style="bold" if place == 0 else "dim" if each.drop else None)
     return table
@@ -152,7 +151,7 @@ def _classes(order: Sequence[Confirmed], tests: Mapping[int, list[dict[str, floa
     for key in (k for k in order[0].mean if k.startswith("val/f1/")):
         cells: list[str] = []
         for each in shown.values():
-            cells.append(spread(each.mean[key], each.std[key]))
+            cells.append(format_mean_std(each.mean[key], each.std[key]))
             cells += _test_cells(tests.get(each.trial), (key.replace("val/", "test/"),))
         table.add_row(escape(key.removeprefix("val/f1/")), *cells)
     return table
@@ -162,9 +161,4 @@ def _test_cells(rows: list[dict[str, float]] | None, keys: Sequence[str]) -> lis
     if rows is None:
         return ["·"] * len(keys)
     mean, std = mean_std(rows)
-    return [spread(mean[k], std[k]) for k in keys]
-
-
-def spread(mean: Any, std: Any) -> str:
-    """`53.10 ± 0.42` for shares."""
-    return f"{100 * mean:.2f} ± {100 * std:.2f}"
+    return [format_mean_std(mean[k], std[k]) for k in keys]

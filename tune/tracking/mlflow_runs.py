@@ -17,6 +17,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from lfvd.files import read_yaml
+from tune.formatting import format_mean_std
 from tune.search.confirmation import failed_runs, mean_std, standing
 from tune.search.samplers import training_seed
 from tune.search.trials import AUDITED, FAILED, STOPPED
@@ -232,7 +233,7 @@ def head_note(study: Study, runs: list[Run]) -> str:
 
 def _wf1(figures: dict[str, float]) -> str:
     cells = [
-        f"{100 * figures[f'{split}/wf1_mean']:.2f} ± {100 * figures[f'{split}/wf1_std']:.2f} % on {name}"
+        f"{format_mean_std(figures[f'{split}/wf1_mean'], figures[f'{split}/wf1_std'])} % on {name}"
         for split, name in (("val", "validation"), ("test", "test"))
         if f"{split}/wf1_mean" in figures
     ]

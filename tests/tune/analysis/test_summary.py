@@ -15,9 +15,10 @@ from statsmodels.stats.power import TTestPower
 from lfvd.files import InputError
 from tests.helpers.plans import PLAN
 from tests.tune.search.test_confirmation import LR, add, enter
-from tune.analysis.conclusions import comparison, noise_sentence, p_value, statement_of
+from tune.analysis.conclusions import comparison, noise_sentence, statement_of
 from tune.analysis.importance import Importance, evaluator, importances, whole
 from tune.analysis.summary import Answer, answer_of, audit_of, noise_of
+from tune.formatting import format_p_value
 from tune.search.asha import Rungs
 from tune.search.trials import AUDITED
 from tune.study.predictions import Predictions
@@ -96,7 +97,7 @@ def test_winner_against_baseline(make_study, others):
     allowing = f", allowing for the choice among {others} finalists" * (others > 1)
     assert say(study)[0] == (
         "The tuned config beats the paper's settings (with this plan's `set`, for 4 of their 80 epochs) by 1.30 ± "
-        f"{100 * (interval.high - interval.low) / 2:.2f} W-F1 points on validation (5 seeds, {p_value(found.p)}{allowing}).",
+        f"{100 * (interval.high - interval.low) / 2:.2f} W-F1 points on validation (5 seeds, {format_p_value(found.p)}{allowing}).",
     )
 
 
@@ -132,13 +133,6 @@ def test_baseline_wins(make_study):
 def test_no_winner_yet(make_study):
     study = make_study(confirm=CONFIRM)
     assert say(study) == (("There is no winner yet: the confirmation is not finished.",), ())
-
-
-@pytest.mark.parametrize(
-    ("p", "text"), [(0.0004, "p below 0.001"), (0.0042, "p = 0.004"), (0.02, "p = 0.02"), (0.314, "p = 0.31")]
-)
-def test_p_in_words(p, text):
-    assert p_value(p) == text
 
 
 def keep(study: Study, trial: int, right: float, rng: np.random.Generator, runs: int = 5) -> Predictions:

@@ -29,7 +29,6 @@ from tests.helpers.clusters import free_port
 from tests.helpers.plans import PLAN, make_plan
 from tune import session
 from tune.execution import ray_jobs
-from tune.formatting import digits, size
 from tune.plan import PlanError, SchedulerPlan
 from tune.preflight import costs, doctor, nodes
 from tune.preflight.costs import Measured, cost, epochs_per_trial, file_sizes, settled
@@ -527,10 +526,7 @@ def test_cost_is_told(two_cores):
     assert "; about 123 GPU-hours; " in told
 
 
-def test_numbers_are_told_plainly(two_cores):
-    """Never in scientific notation."""
-    assert [size(count) for count in (0, 2.34e6, 99.6e6, 1.23e8)] == ["0 MB", "2.3 MB", "100 MB", "0.1 GB"]
-    assert [digits(number) for number in (0.123, 1.26, 9.96, 10.4, 123)] == ["0.12", "1.3", "10", "10", "123"]
+def test_epoch_of_minutes(two_cores):
     assert doctor.check_epoch(make_plan(), dataclasses.replace(ON_CPU, seconds=131.4)).found.startswith("131 s with")
 
 

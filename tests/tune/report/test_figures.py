@@ -12,7 +12,7 @@ from lfvd.training.metrics import confusion_matrix, weighted_f1
 from tests.helpers import invented
 from tune.analysis.importance import Importance
 from tune.report import figures, result_figures
-from tune.report.compute_time import Hours, amount, hours_of
+from tune.report.compute_time import Hours, hours_of
 from tune.report.figures import BLUE, GREY, ending
 from tune.search.asha import Rungs
 from tune.search.trials import ranked
@@ -181,11 +181,6 @@ def test_hours(tmp_path):
     gpus = invented.begin(tmp_path / "gpus", resources={"cpu": 2, "gpu": 0.25})
     gpus.append_epoch("search", 4, 1, {"epoch": 1, "seconds": 7200.0, "gpu": 0.25})
     assert hours_of(gpus) == Hours(unit="GPU-hours", trials={4: 0.5}, confirmation=0.0)
-    assert (amount(0.5, "GPU-hours"), amount(0.0, "core-hours"), amount(12.345, "core-hours")) == (
-        "30.0 GPU-minutes",
-        "0.0 core-hours",
-        "12.3 core-hours",
-    )
 
 
 def test_too_little_to_draw(young, tmp_path):

@@ -3,34 +3,19 @@
 import io
 import threading
 
-import pytest
 from rich.console import Console
 
 from tests.helpers.plans import PLAN
 from tests.tune.search.test_trials import Workers, curve, history, never
 from tune.search.confirmation import ConfirmJobs
 from tune.search.trials import SearchJobs
-from tune.terminal.live import ROWS, ConfirmView, Display, SearchView, clock, compact
+from tune.terminal.live import ROWS, ConfirmView, Display, SearchView
 
 
 def shown(renderable, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False)
     console.print(renderable)
     return console.file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00"), (65.9, "1:05"), (3599, "59:59"), (3600, "1:00:00"), (90061, "25:01:01")]
-)
-def test_clock(seconds, text):
-    assert clock(seconds) == text
-
-
-def test_compact():
-    assert (
-        compact({"optim.lr": 0.000314159, "model.heads": 4, "model.fusion": "gate"})
-        == "lr 0.000314, heads 4, fusion gate"
-    )
 
 
 def frozen(jobs: SearchJobs, monkeypatch, seconds: float) -> None:
