@@ -19,8 +19,8 @@ from lfvd.models.lfvd import build_model
 from lfvd.training.environment import pick_device, run_info, settle_arithmetic
 from lfvd.training.evaluation import Evaluation, evaluate
 from lfvd.training.plots import confusion
-from tune.analysis.conclusions import statement_of
-from tune.analysis.summary import answer_of
+from tune.analysis.conclusions import draw_conclusions
+from tune.analysis.summary import summarize
 from tune.search.confirmation import Confirmed, mean_std, settled
 from tune.statistics import Difference, Resampled
 from tune.study.predictions import Predictions
@@ -87,8 +87,8 @@ def write_best(study: Study, corpus: Corpus) -> Path:
 
 
 def _provenance(study: Study, tests: dict[int, Scores]) -> dict[str, Any]:
-    answer = answer_of(study)
-    winner, said = answer.order[0], statement_of(study, answer)
+    answer = summarize(study)
+    winner, said = answer.order[0], draw_conclusions(study, answer)
     baseline = next((c for c in answer.order if c.trial == BASELINE), None)
     return {
         "study": study.name,
@@ -96,7 +96,7 @@ def _provenance(study: Study, tests: dict[int, Scores]) -> dict[str, Any]:
         "values": study.params_of(winner.trial),
         "statement": list(said.sentences),
         "warnings": list(said.warnings),
-        "noise": answer.noise.summary() if answer.noise else None,
+        "noise": answer.variance.summary() if answer.variance else None,
         "against_baseline": {"validation": _rounded(answer.validation), "test": _rounded(answer.test)},
         "search_score": answer.search_score and _percent(answer.search_score),
         "seeds": list(winner.seeds),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+from optuna.trial import TrialState
 
 from lfvd.training.metrics import scores
 from tune.plan import SearchPlan
@@ -30,7 +31,7 @@ PLAN = {
         "model.heads": {"choices": [1, 2, 4, 8]},
     },
     "sampler": {"kind": "tpe", "startup_trials": 8, "seed": 1},
-    "scheduler": {"kind": "asha", "grace_epochs": 2, "reduction": 3, "max_epochs": 40, "audit": 0.1},
+    "scheduler": {"kind": "asha", "grace_epochs": 2, "reduction": 3, "max_epochs": 40},
     "trials": 40,
     "confirm": {"finalists": 3, "seeds": [0, 1, 2, 3, 4]},
 }
@@ -180,3 +181,51 @@ def whole(folder: Path, *, classes=CLASSES, bins=(5, 13), **changes) -> Study:
     predict(study, classes=classes, bins=bins)
     study.config_of(ranking(study)[0].trial).to_yaml(folder / "best.yaml", {"study": study.name})
     return study
+
+
+def add_trial(study: Study, state: TrialState, values: list[float], **params) -> int:
+    """A trial of the search with its best value after each epoch → its number; params: what differs from the baseline."""
+    study.optuna.enqueue_trial({**study.plan.baseline, **params})
+    trial = study.optuna.ask({key: parameter.distribution for key, parameter in study.plan.space.items()})
+    for epoch, value in enumerate(values, start=1):
+        trial.report(value, epoch)
+    study.optuna.tell(trial, values[-1] if state == TrialState.COMPLETE else None, state=state)
+    return trial.number
+
+
+def add_run(study: Study, trial: int, seed: int, wf1: float) -> None:
+    """A finished run of the confirmation."""
+    values = {"val/wf1": wf1, "val/acc": wf1 / 2, "val/f1/sad": 0.5, "val/loss": 1.0, OBJECTIVE: wf1}
+    study.append_confirmed({"trial": trial, "seed": seed, "best_epoch": 1, "epochs": 4, "seconds": 1.0, **values})
+
+
+def confirmed_with(make_study, *tables: np.ndarray, name="study", search_scores=(), **confirm) -> Study:
+    """A study of PLAN in tests.helpers.plans whose trials 0, 1, … were confirmed with these W-F1 [seeds]."""
+    seeds = range(len(tables[0]))
+    study = make_study(name, confirm={"finalists": len(tables), "seeds": list(seeds), "race": False, **confirm})
+    for trial, score in enumerate(search_scores or [0.55 - trial / 100 for trial in range(len(tables))]):
+        add_trial(study, TrialState.COMPLETE, [0.4, score], **({"optim.lr": 3e-3 * 1.5**trial} if trial else {}))
+    for trial, table in enumerate(tables):
+        for seed in seeds:
+            add_run(study, trial, seed, float(table[seed]))
+    return study
+
+
+def made_up_predictions(study: Study, trial: int, right: float) -> Predictions:
+    """Test predictions of five seeds for 60 dialogues of 4 utterances, some unlabelled; saved; right: share of hits."""
+    label = np.random.default_rng(7).integers(-1, 3, 240)
+    rng = np.random.default_rng(trial)
+    hit = rng.uniform(size=(5, 240)) < right
+    found = Predictions(
+        seeds=np.arange(5),
+        classes=np.array(["calm", "glad", "sad"]),
+        modalities=np.array(["l"]),
+        length_bins=np.array([2, 4]),
+        label=label,
+        dialogue=np.repeat(np.arange(60), 4),
+        length=np.full(240, 4),
+        prediction=np.where(hit, np.maximum(label, 0), rng.integers(0, 3, hit.shape)).astype(np.int16),
+        weight=np.ones((5, 240, 1), np.float32),
+    )
+    found.save(study.predictions(trial, "test"))
+    return found

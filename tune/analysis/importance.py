@@ -1,4 +1,4 @@
-"""Which searched values mattered, beside what chance alone would show: Optuna's PED-ANOVA, and the same with shuffled scores."""
+"""Importance of each searched value: Optuna's PED-ANOVA, beside the level that shuffled scores reach by chance."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 
-from tune.search.trials import ranked
 from tune.study.study import Study
-
-SHUFFLES = 100
-"""How often the scores are dealt to other trials."""
-
-FEWEST = 20
-"""Trials by which anything can be told."""
 
 if TYPE_CHECKING:
     from optuna.importance import PedAnovaImportanceEvaluator
+
+SHUFFLES = 100
+"""Random permutations of the scores from which the level of chance is estimated."""
+
+FEWEST = 20
+"""Trials below which no importance is computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,7 @@ class Importance:
     key: str
     share: float
     chance: float
-    """What it would stay below in 95 of 100 searches whose scores have nothing to do with the values."""
+    """95th percentile of the share where scores have nothing to do with values."""
 
     @property
     def shown(self) -> bool:
@@ -38,27 +37,33 @@ class Importance:
         return self.share > self.chance
 
 
-def whole(study: Study) -> optuna.Study:
-    """The search in memory, each usable trial complete with the best value that it reached.
+def finished_search(study: Study) -> optuna.Study:
+    """The search in memory under its own trial numbers, for Optuna's plots and importances, which leave stopped trials out.
 
-    Optuna's plots and importances leave stopped trials out: most of a search with ASHA, and all that was bad in it.
+    Each trial that did not fail is complete with the best validation W-F1 that it reached, in percent.
     """
     search = optuna.create_study(direction="maximize")
     space = {key: parameter.distribution for key, parameter in study.plan.space.items()}
-    for trial in sorted(ranked(study), key=lambda trial: trial.number):
-        best = max(trial.intermediate_values.values())
-        search.add_trial(create_trial(params=trial.params, distributions=space, value=best))
+    for trial in study.trials:
+        if trial.state == TrialState.FAIL or not trial.intermediate_values:
+            search.add_trial(create_trial(state=TrialState.FAIL))
+        else:
+            best = 100 * max(trial.intermediate_values.values())
+            search.add_trial(create_trial(params=trial.params, distributions=space, value=best))
     return search
 
 
 def importances(study: Study, *, seed: int = 0) -> list[Importance]:
-    """Of all searched keys that took more than one value, greatest first; none where the trials are too few to tell."""
-    search = whole(study)
-    scores = np.array([trial.value for trial in search.get_trials(deepcopy=False)])
+    """Of all searched keys with more than one value, greatest first; none where the trials are too few."""
+    search = finished_search(study)
+    scores = {
+        trial.number: trial.value or 0.0 for trial in search.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    }
     if len(scores) < FEWEST:
         return []
-    rng, found = np.random.default_rng(seed), _raw(search, scores)
-    shuffled = [_raw(search, rng.permutation(scores)) for _ in range(SHUFFLES)]
+    values, rng = np.array(list(scores.values()), float), np.random.default_rng(seed)
+    found = _importances(search, scores)
+    shuffled = [_importances(search, dict(zip(scores, rng.permutation(values), strict=True))) for _ in range(SHUFFLES)]
     total = sum(found.values()) or 1.0
     return [
         Importance(key=key, share=share / total, chance=float(np.quantile([s[key] for s in shuffled], 0.95)) / total)
@@ -66,20 +71,20 @@ def importances(study: Study, *, seed: int = 0) -> list[Importance]:
     ]
 
 
-def _raw(search: optuna.Study, scores: np.ndarray) -> dict[str, float]:
-    """The importances, not yet shares, where the trials had these scores."""
+def _importances(search: optuna.Study, scores: dict[int, float]) -> dict[str, float]:
+    """Importances, not normalized, for other scores of the trials."""
     from optuna.importance import get_param_importances  # half a second, which `status` has no use for
 
     with warnings.catch_warnings():
-        # That `normalize` is experimental, and that the target is minimised: hence the minus.
+        # That `normalize` is experimental, and that a target is minimised: hence the minus.
         warnings.simplefilter("ignore")
         return get_param_importances(
-            search, evaluator=evaluator(), normalize=False, target=lambda trial: -float(scores[trial.number])
+            search, evaluator=evaluator(), normalize=False, target=lambda trial: -scores[trial.number]
         )
 
 
 def evaluator() -> PedAnovaImportanceEvaluator:
-    """What tells the better half of the trials from the rest: of Optuna's default, the best tenth, a search has too few."""
+    """Better half of the trials against the rest; Optuna's default, the best tenth, is too few trials of a search."""
     from optuna.importance import PedAnovaImportanceEvaluator
 
     return PedAnovaImportanceEvaluator(target_quantile=0.5)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tune.analysis.summary import ALPHA
+from tune.analysis.summary import SIGNIFICANCE
 from tune.formatting import format_hours, format_mean_std, format_p_value
 from tune.plan import Parameter
 from tune.report import figures, result_figures
@@ -86,7 +86,7 @@ def _against(leader: Material, other: Material, among: int) -> str:
     lead = paired(a.scores, b.scores, among=among)
     by = f"{format_mean_std(lead.mean, lead.high - lead.mean)} W-F1 points on validation"
     how = f"({lead.n} seeds, {format_p_value(lead.p)})"
-    if lead.p < ALPHA:
+    if lead.p < SIGNIFICANCE:
         return f"The winner of {leader.study.name} beats that of {other.study.name} by {by} {how}."
     return f"No difference could be shown between the winners of {names}: {leader.study.name} is ahead by {by} {how}."
 

@@ -20,11 +20,11 @@ from optuna.trial import FrozenTrial, TrialState
 from plotly.colors import sample_colorscale
 
 from lfvd.training.plots import COLOURS
-from tune.analysis.importance import Importance, whole
+from tune.analysis.importance import Importance, finished_search
 from tune.plan import Parameter
 from tune.report.compute_time import Hours
 from tune.search.asha import Rungs
-from tune.search.trials import AUDITED, BY_HAND, STOPPED, ranked
+from tune.search.trials import BY_HAND, STOPPED, ranked
 from tune.statistics import expected_best
 from tune.study.study import BASELINE, OBJECTIVE, Study
 
@@ -66,23 +66,19 @@ def history(study: Study) -> go.Figure | None:
     if not _telling(study):
         return None
     with _quiet():
-        each, best, *_ = optuna.visualization.plot_optimization_history(whole(study)).data
-    numbers = sorted(trial.number for trial in ranked(study))  # `whole` numbers them anew
+        each, best, *_ = optuna.visualization.plot_optimization_history(finished_search(study)).data
     for trace, said in ((each, "trial"), (best, "best up to trial")):
-        trace.update(x=numbers, y=[100 * value for value in trace.y])
         trace.update(hovertemplate=f"{said} %{{x}}: %{{y:.2f}} %<extra></extra>")
     each.update(name="best epoch of a trial", marker={"color": SKY, "size": 7})
     best.update(name="best so far", line={"color": BLUE, "width": 2, "shape": "hv"})
     figure = base(360, x="trial", y=SCORE).add_traces([best, each])
-    return figure.update_xaxes(tickformat="d", nticks=max(2, min(10, len(numbers))))
+    return figure.update_xaxes(tickformat="d", nticks=max(2, min(10, len(each.x))))
 
 
 def ending(trial: FrozenTrial) -> str:
-    """How a trial ended: `finished`, `stopped at rung 9`, `stopped by hand`, `run on as an audit`, `failed`, `unfinished`."""
+    """How a trial ended: `finished`, `stopped at rung 9`, `stopped by hand`, `failed`, `unfinished`."""
     if trial.state == TrialState.FAIL:
         return "failed"
-    if AUDITED in trial.user_attrs:
-        return "run on as an audit"
     if trial.state == TrialState.PRUNED:
         reason = trial.user_attrs.get(STOPPED, "")
         return "stopped by hand" if reason == BY_HAND else f"stopped at {reason.partition(':')[0]}"
@@ -94,8 +90,7 @@ def _endings(rungs: Sequence[int]) -> dict[str, str]:
     places = [i / max(1, len(rungs) - 1) for i in range(len(rungs))]
     shades = sample_colorscale(RUNG_COLOURS, places) if rungs else []
     stopped = {f"stopped at rung {rung}": shade for rung, shade in zip(rungs, shades, strict=True)}
-    rest = {"run on as an audit": GREEN, "finished": BLUE}
-    return {"failed": GREY, "stopped by hand": PINK, "unfinished": GREY, **stopped, **rest}
+    return {"failed": GREY, "stopped by hand": PINK, "unfinished": GREY, **stopped, "finished": BLUE}
 
 
 def learning_curves(study: Study) -> go.Figure | None:
@@ -169,7 +164,7 @@ def slices(study: Study, keys: Sequence[str], marks: Mapping[str, int]) -> dict[
     """The score against each key's values (Optuna's plots); marks: name → trial that stands out, such as the winner."""
     if not _telling(study):
         return {}
-    search, chosen = whole(study), {t.number: t for t in ranked(study)}
+    search, chosen = finished_search(study), {t.number: t for t in ranked(study)}
     figures = {}
     for key in keys:
         with _quiet():
@@ -227,8 +222,10 @@ def parallel(study: Study) -> go.Figure | None:
     """All searched values and the score of each trial as a line (Optuna's plot)."""
     if not _telling(study):
         return None
-    search = whole(study)
-    trials = sorted(search.get_trials(deepcopy=False), key=_score, reverse=True)[:MOST_LINES]
+    search = finished_search(study)
+    trials = sorted(search.get_trials(deepcopy=False, states=[TrialState.COMPLETE]), key=_score, reverse=True)[
+        :MOST_LINES
+    ]
     best = optuna.create_study(direction="maximize")
     best.add_trials(trials)
     with _quiet():
@@ -283,7 +280,7 @@ def _band(x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str) -> list
 
 
 def _score(trial: FrozenTrial) -> float:
-    return 100 * float(trial.value or 0.0)
+    return float(trial.value or 0.0)
 
 
 def _telling(study: Study) -> bool:

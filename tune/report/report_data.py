@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tune.analysis.conclusions import Statement, statement_of
-from tune.analysis.summary import Answer, answer_of
+from tune.analysis.conclusions import Conclusions, draw_conclusions
+from tune.analysis.summary import StudySummary, summarize
 from tune.report.compute_time import Hours, hours_of
 from tune.search.confirmation import Confirmed
 from tune.study.predictions import Predictions
@@ -18,8 +18,8 @@ class Material:
     """A study, its answer, and of winner and baseline what is known of each split; roles are `winner` and `baseline`."""
 
     study: Study
-    answer: Answer
-    statement: Statement
+    answer: StudySummary
+    statement: Conclusions
     hours: Hours
     roles: Mapping[str, Confirmed]
     """Without the baseline where it wins or was not confirmed; empty before the confirmation."""
@@ -43,14 +43,14 @@ class Material:
 
 def gather(study: Study) -> Material:
     """Read a study's folder. Raises InputError for a file that is damaged."""
-    answer = answer_of(study)
+    answer = summarize(study)
     roles = _roles(answer)
     seen = study.test_scores()
     tests = {name: seen[each.trial] for name, each in roles.items() if each.trial in seen}
     return Material(
         study=study,
         answer=answer,
-        statement=statement_of(study, answer),
+        statement=draw_conclusions(study, answer),
         hours=hours_of(study),
         roles=roles,
         scores={"valid": _validation(study, roles), "test": {k: [_bare(row) for row in v] for k, v in tests.items()}},
@@ -62,7 +62,7 @@ def gather(study: Study) -> Material:
     )
 
 
-def _roles(answer: Answer) -> dict[str, Confirmed]:
+def _roles(answer: StudySummary) -> dict[str, Confirmed]:
     baseline = [each for each in answer.order[1:] if each.trial == BASELINE]
     return dict(zip(("winner", "baseline"), [*answer.order[:1], *baseline], strict=False))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import plotly.graph_objects as go
@@ -37,23 +36,11 @@ def curves(material: Material) -> Section:
     if plan.kind == "asha":
         how += (
             f" At each rung (dotted) a trial is stopped unless it is among the best so far, about one in {plan.reduction}"
-            f"{_AUDITED if plan.audit else ''}. The axis is stretched so that the rungs lie evenly."
+            ". The axis is stretched so that the rungs lie evenly."
         )
     plot = figures.learning_curves(material.study)
     chart = Chart(plot=plot, label="Learning curves of all trials") if plot else Note(text="No epoch has ended yet.")
-    parts: list[Part] = [chart]
-    if (audit := material.answer.audit) and not math.isnan(audit.correlation):
-        parts.append(
-            Note(
-                text=f"{audit.trials} trials ran to their end, {len(audit.audited)} of them as an audit, which stand for those that "
-                f"were stopped: rank correlation of epoch {audit.rung} with the end {audit.correlation:.2f} (Kendall; 1: the same "
-                "order, 0: none)."
-            )
-        )
-    return Section(key="curves", title="Learning curves", how=how, parts=parts)
-
-
-_AUDITED = "; a few are run on all the same, to see whether the rungs stop good ones"
+    return Section(key="curves", title="Learning curves", how=how, parts=[chart])
 
 
 def parameters(material: Material) -> Section:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lfvd.files import InputError
-from tune.analysis.conclusions import comparison, noise_sentence
+from tune.analysis.conclusions import comparison, seed_variance_sentence
 from tune.published import dataset_of, published
 from tune.report import result_figures
 from tune.report.page import Chart, Group, Matrix, Note, Part, Row, Section, Table
@@ -101,19 +101,11 @@ def finalists(material: Material) -> Section:
         for each in order
         if each.drop and each.trial != BASELINE
     ]
-    for each in order:
-        if each.beyond:
-            scores = ", ".join(f"{100 * score:.2f}" for score in each.beyond)
-            parts.append(
-                Note(
-                    text=f"The tie took trial {each.trial} beyond the plan's seeds, to {scores}; the averages leave them out."
-                )
-            )
     if found := material.answer.validation:
         text = comparison(found, len(order) - 1)
         parts.append(Note(text=f"{text[0].upper()}{text[1:]}."))
-    if material.answer.noise:
-        parts.append(Note(text=f"How much is luck: {noise_sentence(material.answer.noise)}."))
+    if material.answer.variance:
+        parts.append(Note(text=f"How much is luck: {seed_variance_sentence(material.answer.variance)}."))
     return Section(key="finalists", title="Finalists, seed by seed", how=how, parts=parts)
 
 

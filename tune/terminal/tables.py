@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tune.analysis.conclusions import noise_sentence, statement_of
-from tune.analysis.summary import answer_of, noise_of
+from tune.analysis.conclusions import draw_conclusions, seed_variance_sentence
+from tune.analysis.summary import seed_variance, summarize
 from tune.formatting import format_mean_std, format_params, format_percent
 from tune.search.confirmation import Confirmed, mean_std, settled, standing
 from tune.search.trials import STOPPED, WORDS, ranked, tally
@@ -55,8 +55,8 @@ def _show_confirmation(study: Study, console: Console) -> None:
     console.print(f"confirmation: {len(study.confirmed())} runs{still}")
     for drop in (drop for drop in race.dropped if drop.trial != BASELINE):  # it runs all seeds whatever comes
         console.print(f"trial {drop.trial} {drop.reason()}", markup=False, soft_wrap=True)
-    if noise := noise_of(study):
-        console.print(f"noise: {noise_sentence(noise)}", markup=False, soft_wrap=True)
+    if noise := seed_variance(study):
+        console.print(f"noise: {seed_variance_sentence(noise)}", markup=False, soft_wrap=True)
 
 
 def show_faults(study: Study, console: Console) -> None:
@@ -110,13 +110,13 @@ def show_best(study: Study, console: Console) -> None:
 
 def _show_answer(study: Study, console: Console) -> None:
     """The statement, the noise floor, and the warnings."""
-    answer = answer_of(study)
-    said = statement_of(study, answer)
+    answer = summarize(study)
+    said = draw_conclusions(study, answer)
     console.print()
     for sentence in said.sentences:
         console.print(sentence, style="bold", markup=False, soft_wrap=True)
-    if answer.noise:
-        console.print(f"noise: {noise_sentence(answer.noise)}", markup=False, soft_wrap=True)
+    if answer.variance:
+        console.print(f"noise: {seed_variance_sentence(answer.variance)}", markup=False, soft_wrap=True)
     for warning in said.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
 

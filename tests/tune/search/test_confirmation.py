@@ -25,8 +25,8 @@ from lfvd.training.trainer import train
 from tests.helpers import ROOT
 from tests.helpers.plans import PLAN, start_study
 from tune import session
-from tune.analysis.conclusions import statement_of
-from tune.analysis.summary import answer_of
+from tune.analysis.conclusions import draw_conclusions
+from tune.analysis.summary import summarize
 from tune.best import open_test, write_best
 from tune.execution import ray_jobs
 from tune.execution.worker import _result
@@ -463,7 +463,7 @@ def test_provenance(whole):
     assert found["data"] == {"name": "TINY", "fingerprint": corpus.fingerprint, "simulated": ["audio"]}
     assert found["looks_at_test"] == 1
     lead = np.subtract(*(scores_of(study, n, "val/wf1") for n in (winner.trial, 0)))
-    said = statement_of(study, answer_of(study))
+    said = draw_conclusions(study, summarize(study))
     assert (found["statement"], found["warnings"]) == (list(said.sentences), list(said.warnings))
     spread = float(np.std(scores_of(study, 0, "val/wf1"), ddof=1))
     assert found["noise"]["deviation"] == round(100 * spread, 2)
