@@ -15,8 +15,8 @@ from typing import Any
 from safetensors.torch import load_file
 
 from lfvd.data.corpus import Corpus
-from lfvd.models.lfvd import build_model
-from lfvd.training.environment import pick_device, run_info, settle_arithmetic
+from lfvd.models.build import build_model
+from lfvd.training.environment import configure_precision, pick_device, run_info
 from lfvd.training.evaluation import Evaluation, evaluate
 from lfvd.training.plots import confusion
 from tune.analysis.conclusions import draw_conclusions
@@ -62,7 +62,7 @@ def _predict(study: Study, corpus: Corpus, trial: int, split: str) -> list[Evalu
     """What a confirmed config's seeds say of a split, also kept in the study's folder."""
     seeds, config = study.plan.confirm.seeds, study.config_of(trial)
     device = pick_device(config.run.device)
-    settle_arithmetic(config.run.precision)
+    configure_precision(config.run.precision)
     found = []
     for seed in seeds:
         model = build_model(config, corpus.widths(config.data.modalities), len(corpus.info.classes)).to(device)

@@ -72,15 +72,15 @@ class Augmentation(nn.Module):
             merged = merged + block(query, key, value, residual=x[i], mask=mask)  # Eqs. 6, 7
         if self.atmosphere is None:
             return torch.cat((x[: self.anchor], merged[None], x[self.anchor + 1 :]))
-        mood: Tensor = self.atmosphere(merged, mask)
-        return x + mood[:, None, :]
+        atmosphere: Tensor = self.atmosphere(merged, mask)
+        return x + atmosphere[:, None, :]
 
 
 class Atmosphere(nn.Module):
     """A learnable token in front of each dialogue that gathers its emotional atmosphere by self-attention (Eq. 9).
 
-    Only the token's row of the block is used, so only that row is computed. `scale` is the gain at which the last norm
-    starts: at 1 the one t that all utterances of a dialogue share drowns what tells them apart, and training stalls.
+    Only the token's row of the block is used, so only that row is computed. `scale` is the initial gain of the last norm:
+    at 1, the t that all utterances of a dialogue share outweighs their differences, and training stalls.
     """
 
     def __init__(self, *, width: int, heads: int, dropout: float, scale: float) -> None:

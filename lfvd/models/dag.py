@@ -2,9 +2,9 @@
 
 Exact facts that make this fast: the score W_α[H_j ; H_i] is linear, so its H_i half and bias cancel in the softmax and one
 scalar key an utterance remains; the modalities are independent and equally wide; layer l at utterance i needs layer l-1 at
-i and its own earlier utterances only. So all s = L·m streams, a layer of a modality each, go through the dialogues together
-as a wave, each layer LAG utterances behind the one below: n + (L-1) · LAG steps instead of n · L · m. The gradient is
-written by hand: the wave runs back, and the gradients of all weights are products over all steps at once, after it.
+i and its own earlier utterances only. So all s = L·m streams, a layer of a modality each, advance together as a wavefront,
+each layer LAG utterances behind the one below: n + (L-1) · LAG steps instead of n · L · m. The gradient is written by hand:
+the wavefront runs backwards, and the gradients of all weights are products over all steps at once, after it.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ LAG = 2
 
 
 class _Step(NamedTuple):
-    """One step of the wave: the streams at work, and where they read and write."""
+    """One step of the wavefront: the streams in it, and where they read and write."""
 
     t: int
-    here: slice  # streams at work: layers that have begun and not ended
+    here: slice  # streams in it: layers that have begun and not ended
     above: slice  # their own levels among the states, whose first m rows are the level below the first layer
-    live: int  # dialogues at work
+    active: int  # dialogues in it
     window: slice  # columns of the states that hold the predecessors
-    score: Tensor  # [layers at work, 1, b, 2, w]
+    score: Tensor  # [layers in it, 1, b, 2, w]
 
 
-def _wave(graph: Graph, layers: int, modalities: int) -> list[_Step]:
+def _wavefront(graph: Graph, layers: int, modalities: int) -> list[_Step]:
     """The steps from the first to the last. Layer l (from 0) is at utterance t - l · LAG."""
-    n, m, found = len(graph.width), modalities, []
+    n, m, steps = len(graph.width), modalities, []
     for t in range(n + (layers - 1) * LAG):
         at = {layer: t - layer * LAG for layer in range(layers) if 0 <= t - layer * LAG < n}
         if not at:  # dialogues shorter than LAG
@@ -45,17 +45,17 @@ def _wave(graph: Graph, layers: int, modalities: int) -> list[_Step]:
         low, high = min(at), max(at)
         width = max(graph.width[i] for i in at.values())
         score = graph.score[:, n - 1 - at[low] : n - at[high] : LAG, :, graph.score.shape[-1] - width :]
-        found.append(
+        steps.append(
             _Step(
                 t=t,
                 here=slice(low * m, (high + 1) * m),
                 above=slice((low + 1) * m, (high + 2) * m),
-                live=graph.live[at[high]],
+                active=graph.active[at[high]],
                 window=slice(t + LAG - width, t + LAG),
                 score=score.transpose(0, 1)[:, None],
             )
         )
-    return found
+    return steps
 
 
 class _Recurrence(torch.autograd.Function):
@@ -82,18 +82,17 @@ class _Recurrence(torch.autograd.Function):
         """x [m, b, n, d], weights of DAGStack, [s, …] → all levels [L+1, m, b, n, d]. keep: what backward needs."""
         m, b, n, d = x.shape
         s = len(key)
-        layers = s // m
-        steps = n + (layers - 1) * LAG
+        steps = n + (s // m - 1) * LAG
         kept = steps if keep else 1
         states = x.new_zeros(s + m, b, steps + LAG, d)
         states[:m, :, :n] = x
         keys = x.new_zeros(s, b, steps + LAG)
         mixed = x.new_zeros(s, b, kept, 2, d)  # attended states: same speaker's, others'
-        message = x.new_zeros(s, b, kept, d)
+        messages = x.new_zeros(s, b, kept, d)
         cells = x.new_zeros(s, b, kept, 8, d)  # new c, inner p; reset c, p, update c, p; inner c, new p
         attention = []
-        for step in _wave(graph, layers, m):
-            t, here, c = step.t, step.here, step.live
+        for step in _wavefront(graph, s // m, m):
+            t, here, c = step.t, step.here, step.active
             at = t % kept
             near = keys[here, :, step.window]
             near = near.view(-1, m, b, 1, near.shape[-1])  # [layers, m, b, 1, w]
@@ -101,31 +100,18 @@ class _Recurrence(torch.autograd.Function):
             if keep:
                 attention.append(weight)
             attended = (weight @ states[step.above, :, step.window].flatten(0, 1)).view(-1, b, 2 * d)[:, :c]
-            said = attended @ relation[here]
-            below = states[here, :c, t]
+            message = attended @ relation[here]
             if t % LAG == 0:
                 block = torch.baddbmm(below_bias[here], states[here, :c, t : t + LAG].flatten(1, 2), below_weight[here])
                 block, first = block.view(-1, c, LAG, 6, d), here.start
             of_below = block[here.start - first : here.stop - first, :c, t % LAG]
-            of_said = torch.baddbmm(message_bias[here], said, message_weight[here]).view(-1, c, 6, d)
-            cell = cells[here, :c, at]
-            gates, new = cell[:, :, 2:6], cell[:, :, ::7]
-            torch.add(of_below[:, :, 2:], of_said[:, :, :4], out=gates).sigmoid_()
-            cell[:, :, 1] = of_below[:, :, 1]
-            cell[:, :, 6] = of_said[:, :, 4]
-            torch.addcmul(of_below[:, :, 0], gates[:, :, 0], of_said[:, :, 4], out=new[:, :, 0])
-            torch.addcmul(of_said[:, :, 5], gates[:, :, 1], of_below[:, :, 1], out=new[:, :, 1])
-            new.tanh_()
+            of_message = torch.baddbmm(message_bias[here], message, message_weight[here]).view(-1, c, 6, d)
             state = states[step.above, :c, t + LAG]
-            torch.add(
-                torch.lerp(new[:, :, 0], said, gates[:, :, 2]),
-                torch.lerp(new[:, :, 1], below, gates[:, :, 3]),
-                out=state,
-            )
+            _run_cells(of_below, of_message, states[here, :c, t], message, cell=cells[here, :c, at], state=state)
             keys[here, :c, t + LAG] = (state @ key[here]).squeeze(-1)
             mixed[here, :c, at] = attended.reshape(-1, c, 2, d)
-            message[here, :c, at] = said
-        ctx.save_for_backward(key, relation, below_weight, message_weight, states, mixed, message, cells, *attention)
+            messages[here, :c, at] = message
+        ctx.save_for_backward(key, relation, below_weight, message_weight, states, mixed, messages, cells, *attention)
         ctx.graph = graph
         return _levels(states, m, n).contiguous()
 
@@ -137,43 +123,49 @@ class _Recurrence(torch.autograd.Function):
             return _gradients(ctx, grad)
 
 
+def _run_cells(
+    of_below: Tensor, of_message: Tensor, below: Tensor, message: Tensor, *, cell: Tensor, state: Tensor
+) -> None:
+    """Both GRU cells of a step: what of_below and of_message [s, c, 6, d] make of the hidden states below and message
+    [s, c, d]. Writes the gates into cell [s, c, 8, d] and H into state [s, c, d]."""
+    gates, new = cell[:, :, 2:6], cell[:, :, ::7]
+    torch.add(of_below[:, :, 2:], of_message[:, :, :4], out=gates).sigmoid_()
+    cell[:, :, 1] = of_below[:, :, 1]
+    cell[:, :, 6] = of_message[:, :, 4]
+    torch.addcmul(of_below[:, :, 0], gates[:, :, 0], of_message[:, :, 4], out=new[:, :, 0])
+    torch.addcmul(of_message[:, :, 5], gates[:, :, 1], of_below[:, :, 1], out=new[:, :, 1])
+    new.tanh_()
+    from_c, from_p = torch.lerp(new[:, :, 0], message, gates[:, :, 2]), torch.lerp(new[:, :, 1], below, gates[:, :, 3])
+    torch.add(from_c, from_p, out=state)
+
+
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """The wave back, then the products of all weights."""
-    key, relation, below_weight, message_weight, states, mixed, message, cells, *attention = ctx.saved_tensors
+    """The wavefront backwards, then the products of all weights."""
+    key, relation, below_weight, message_weight, states, mixed, messages, cells, *attention = ctx.saved_tensors
     _, m, b, n, d = grad.shape
     s = len(key)
-    layers, steps = s // m, n + (s // m - 1) * LAG
+    steps = n + (s // m - 1) * LAG
     d_states = torch.zeros_like(states)  # becomes the whole gradient of each state before its step is reached
     _levels(d_states, m, n).copy_(grad)
     d_keys = grad.new_zeros(s, b, 2, steps + LAG)  # by way of its own speaker's utterances, of others'
-    d_message = grad.new_zeros(s, b, steps, d)
+    d_messages = grad.new_zeros(s, b, steps, d)
     d_mixed = grad.new_zeros(s, b, 2, d)
     cells = cells.clone()  # each step puts the gradients of its gates in their place
     key_row, relation_t, below_t, message_t = key.mT, relation.mT, below_weight.mT, message_weight.mT
-    for step, weight in zip(reversed(_wave(ctx.graph, layers, m)), reversed(attention), strict=True):
-        t, here, c = step.t, step.here, step.live
+    for step, weight in zip(reversed(_wavefront(ctx.graph, s // m, m)), reversed(attention), strict=True):
+        t, here, c = step.t, step.here, step.active
         d_state = d_states[step.above, :c, t + LAG]
         d_state += d_keys[here, :c, :, t + LAG].sum(2, keepdim=True) * key_row[here]
-        # Of the eight gradients the first six are below's, in the order of its columns, the last six the message's.
-        cell, both = cells[here, :c, t], d_state[:, :, None]
-        new, reset, update = cell[:, :, ::7], cell[:, :, 2:4], cell[:, :, 4:6]
-        direct = both * update
-        d_new = aten.tanh_backward(both - direct, new)  # [s, c, 2, d] of tanh's argument
-        gap = torch.stack((message[here, :c, t], states[here, :c, t]), dim=2).sub_(new).mul_(both)
-        aten.sigmoid_backward.grad_input(gap, update, grad_input=update)
-        d_reset = torch.stack((cell[:, :, 6], cell[:, :, 1]), dim=2).mul_(d_new)
-        torch.mul(d_new[:, :, 0], reset[:, :, 0], out=cell[:, :, 6])
-        torch.mul(d_new[:, :, 1], reset[:, :, 1], out=cell[:, :, 1])
-        aten.sigmoid_backward.grad_input(d_reset, reset, grad_input=reset)
-        new.copy_(d_new)
-        d_said = torch.baddbmm(direct[:, :, 0], cell[:, :, 2:].flatten(2), message_t[here])
+        cell = cells[here, :c, t]
+        direct = _cell_gradients(cell, d_state, torch.stack((messages[here, :c, t], states[here, :c, t]), dim=2))
+        d_message = torch.baddbmm(direct[:, :, 0], cell[:, :, 2:].flatten(2), message_t[here])
         d_states[here, :c, t].add_(direct[:, :, 1])
         if t % LAG == 0:
             block = cells[here, :c, t : t + LAG, :6]  # [s, c, up to LAG, 6, d]
             d_below = block.flatten(3).flatten(1, 2) @ below_t[here]
             d_states[here, :c, t : t + block.shape[2]].add_(d_below.view(*block.shape[:3], d))
-        d_message[here, :c, t] = d_said
-        d_mixed[here, :c] = (d_said @ relation_t[here]).view(-1, c, 2, d)
+        d_messages[here, :c, t] = d_message
+        d_mixed[here, :c] = (d_message @ relation_t[here]).view(-1, c, 2, d)
         towards = d_mixed[here].flatten(0, 1)  # [s·b, 2, d]
         near = (step.above, slice(None), step.window)
         d_weight = towards @ states[near].flatten(0, 1).mT
@@ -182,18 +174,38 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         d_keys[here, :, :, step.window].add_(d_score.view(-1, b, 2, weight.shape[-1]))
     rows = b * steps
     gates = cells.view(s, rows, 8, d)
-    d_below, d_said = gates[:, :, :6].flatten(2), gates[:, :, 2:].flatten(2)
+    d_below, d_message = gates[:, :, :6].flatten(2), gates[:, :, 2:].flatten(2)
     return (
         d_states[:m, :, :n],
         states[m:].flatten(1, 2).mT @ d_keys.sum(2).view(s, -1, 1),
-        mixed.view(s, rows, 2 * d).mT @ d_message.view(s, rows, d),
+        mixed.view(s, rows, 2 * d).mT @ d_messages.view(s, rows, d),
         states[:s, :, :steps].reshape(s, rows, d).mT @ d_below,
         d_below.sum(1, keepdim=True),
-        message.view(s, rows, d).mT @ d_said,
-        d_said.sum(1, keepdim=True),
+        messages.view(s, rows, d).mT @ d_message,
+        d_message.sum(1, keepdim=True),
         None,
         None,
     )
+
+
+def _cell_gradients(cell: Tensor, d_state: Tensor, hidden: Tensor) -> Tensor:
+    """The gradient of H [s, c, d] through both cells, whose hidden states are hidden [s, c, 2, d], overwritten.
+
+    cell [s, c, 8, d] becomes the gradients of the gates: the first six are below's in the order of its columns, the last
+    six the message's. Returns the gradient [s, c, 2, d] that reaches the hidden states past the gates.
+    """
+    both = d_state[:, :, None]
+    new, reset, update = cell[:, :, ::7], cell[:, :, 2:4], cell[:, :, 4:6]
+    direct = both * update
+    d_new = aten.tanh_backward(both - direct, new)  # [s, c, 2, d] of tanh's argument
+    gap = hidden.sub_(new).mul_(both)
+    aten.sigmoid_backward.grad_input(gap, update, grad_input=update)
+    d_reset = torch.stack((cell[:, :, 6], cell[:, :, 1]), dim=2).mul_(d_new)
+    torch.mul(d_new[:, :, 0], reset[:, :, 0], out=cell[:, :, 6])
+    torch.mul(d_new[:, :, 1], reset[:, :, 1], out=cell[:, :, 1])
+    aten.sigmoid_backward.grad_input(d_reset, reset, grad_input=reset)
+    new.copy_(d_new)
+    return direct
 
 
 def _levels(states: Tensor, m: int, n: int) -> Tensor:
@@ -221,7 +233,7 @@ class DAGStack(nn.Module):
         self.below_bias = nn.Parameter(torch.empty(s, 1, 6 * d))
         self.message_weight = nn.Parameter(torch.empty(s, d, 6 * d))
         self.message_bias = nn.Parameter(torch.empty(s, 1, 6 * d))
-        # Layer by layer and in torch's order of gates, so that a seed begins with the weights that it always had.
+        # Layer by layer and in torch's order of gates, so that a seed keeps the initial weights of earlier versions.
         for layer in range(layers):
             for parameter in self.parameters():
                 nn.init.uniform_(parameter.data[layer * m : (layer + 1) * m], -1 / math.sqrt(d), 1 / math.sqrt(d))
@@ -236,9 +248,8 @@ class DAGStack(nn.Module):
     def forward(self, x: Tensor, speaker: Tensor, length: Tensor) -> Tensor:
         """x (H^0) [m, b, n, d], speaker [b, n], length [b] → [m, b, n, d].
 
-        Predecessors are earlier utterances, and padding comes last, so padding reaches no utterance. What comes out at padding,
-        and a gradient for it, means nothing: mask it. Dialogues may stand in any order; with the longest first, the fewest
-        are kept at work. speaker and length are on the CPU.
+        Predecessors are earlier utterances, and padding comes last, so padding changes no utterance. The output at padding
+        means nothing: mask it. Dialogues may stand in any order; longest first is fastest. speaker and length are on the CPU.
         """
         m, b, n, d = x.shape
         graph = Graph.of(speaker, length, self.speaker_window, like=self.key)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 LIMIT = 10.0
-"""Deviations at which a standardised feature is cut: one that hardly varies in train may be far off elsewhere."""
+"""Standardised features are clipped to this many deviations: one that hardly varies in train may be far off elsewhere."""
 
 
 class Encoder(nn.Module):

@@ -1,7 +1,6 @@
 """LFVD: encoders, DAG, language-focused augmentation, latents, fusion, classifier, in the paper's order.
 
-Shape legend: lfvd.data.batch. `build_model` is the only place that turns a Config into modules; `loss_terms` the only one
-that weighs the losses.
+Shape legend: lfvd.data.batch. `loss_terms` is the only place that weighs the losses.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lfvd.config import MODALITIES, Config, LossConfig
+from lfvd.config import MODALITIES
 from lfvd.data import UNLABELLED
 from lfvd.data.batch import Batch
 from lfvd.models import losses
@@ -26,10 +25,10 @@ from lfvd.models.variational import Fusion, Gaussian, LatentHeads
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What the model says of a batch; the modality axis follows `LFVD.modalities`."""
+    """What the model computes of a batch; the modality axis follows `LFVD.modalities`."""
 
     logits: Tensor  # [b, n, c]
-    representation: Tensor  # [m, b, n, d], what the contrastive losses see
+    representation: Tensor  # [m, b, n, d], input of the contrastive losses
     latent: Gaussian  # of [m, b, n, z]
     weight: Tensor  # [m, b, n], fusion weight of each modality (anchor: 1)
 
@@ -38,7 +37,7 @@ class LFVD(nn.Module):
     """Emotion of every utterance of a dialogue from its language, audio and visual features.
 
     features: modality → width of its features; anchor: index into them in the order l, a, v; mixed_precision: bfloat16
-    where it is safe; weights, DAG and output keep their own.
+    in all but the weights, the DAG's loop and the output.
     """
 
     def __init__(
@@ -107,35 +106,15 @@ class LFVD(nn.Module):
         return Output(logits=logits, representation=x, latent=Gaussian(mean, log_variance), weight=weight)
 
 
-def build_model(config: Config, features: Mapping[str, int], classes: int) -> LFVD:
-    """Config, feature width of each modality, number of classes → model. Initialised from torch's global generator."""
-    model = config.model
-    present = [m for m in MODALITIES if m in config.data.modalities]
-    return LFVD(
-        features={m: features[m] for m in present},
-        classes=classes,
-        width=model.width,
-        latent=model.latent,
-        heads=model.heads,
-        dag_layers=model.dag_layers,
-        dag_speaker_window=model.dag_speaker_window,
-        dropout=model.dropout,
-        anchor=present.index(config.anchor),
-        attention=model.attention,
-        atmosphere=model.atmosphere,
-        atmosphere_scale=model.atmosphere_scale,
-        fusion=model.fusion,
-        divergence=model.divergence,
-        mixed_precision=config.run.precision == "bf16",
-    )
-
-
 def loss_terms(
     output: Output,
     label: Tensor,
     *,
-    weights: LossConfig,
     anchor: int,
+    gamma1: float,
+    gamma2: float,
+    gamma3: float,
+    temperature: float,
     detach_teacher: bool = False,
     class_weight: Tensor | None = None,
 ) -> dict[str, Tensor]:
@@ -146,12 +125,12 @@ def loss_terms(
     latent = Gaussian(output.latent.mean[:, labelled], output.latent.log_variance[:, labelled])
     terms = {
         "classification": losses.classification(output.logits[labelled], target, class_weight),
-        "self": losses.self_contrastive(x, weights.temperature),
-        "full": losses.full_contrastive(x, target, weights.temperature),
+        "cross_modal": losses.cross_modal_contrastive(x, temperature),
+        "supervised": losses.supervised_contrastive(x, target, temperature),
         "distillation": losses.distillation(latent, anchor, detach_teacher),
     }
     total = terms["classification"]
-    for name, gamma in (("self", weights.gamma1), ("full", weights.gamma2), ("distillation", weights.gamma3)):
+    for name, gamma in (("cross_modal", gamma1), ("supervised", gamma2), ("distillation", gamma3)):
         if gamma:  # an ablated term must not matter, even where it is not finite
             total = total + gamma * terms[name]
     return {"total": total, **terms}

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from lfvd.models.variational import Gaussian, kl, kl_standard
 
 
-def self_contrastive(x: Tensor, temperature: float) -> Tensor:
+def cross_modal_contrastive(x: Tensor, temperature: float) -> Tensor:
     """Same utterance, other modality (Eq. 10): x [m, N, d] of N labelled utterances → scalar.
 
     As printed, the denominator leaves the positive out. One utterance or one modality leaves nothing to contrast: 0.
@@ -29,7 +29,7 @@ def self_contrastive(x: Tensor, temperature: float) -> Tensor:
     return (others.logsumexp(1).sum() + others.logsumexp(2).sum() - 2 * positive) / utterances
 
 
-def full_contrastive(x: Tensor, label: Tensor, temperature: float) -> Tensor:
+def supervised_contrastive(x: Tensor, label: Tensor, temperature: float) -> Tensor:
     """Same class, same modality (Eq. 11): x [m, N, d], label [N] → scalar.
 
     P(i) leaves i itself out; the denominator holds other classes only; an i without positives or negatives adds 0.

@@ -25,7 +25,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def settle_arithmetic(precision: str) -> None:
+def configure_precision(precision: str) -> None:
     """On a GPU, repeatable kernels, and matrix products in TF32 only for `tf32`; it is on by default for recurrent layers."""
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = precision == "tf32"

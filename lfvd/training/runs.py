@@ -30,9 +30,10 @@ from lfvd.config import MODALITY_NAMES, Config
 from lfvd.data import UNLABELLED
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError, atomic_path, read_yaml, write_text
-from lfvd.models.lfvd import LFVD, build_model
+from lfvd.models.build import build_model
+from lfvd.models.lfvd import LFVD
 from lfvd.training import predictions
-from lfvd.training.environment import pick_device, run_info, settle_arithmetic
+from lfvd.training.environment import configure_precision, pick_device, run_info
 from lfvd.training.evaluation import Evaluation, evaluate
 from lfvd.training.metrics import confusion_matrix
 from lfvd.training.trainer import NonFiniteLoss, Record, TrainResult, check_fit, read_result, train
@@ -297,7 +298,7 @@ def evaluate_run(folder: str | Path, corpus: Corpus, split: str) -> Summary:
 def _predictions(run: Run, corpus: Corpus, split: str) -> dict[int, Evaluation]:
     """Seed → predictions."""
     torch.set_num_threads(run.config.run.threads)
-    settle_arithmetic(run.config.run.precision)
+    configure_precision(run.config.run.precision)
     device = _device(run.config)
     return {seed: evaluate(model.to(device), corpus, split, device=device) for seed, model in run.models.items()}
 

@@ -6,7 +6,7 @@ On a CPU the same config, corpus and seed give the same bits, also when interrup
 
 Every metric of an epoch record:
 `epoch` 1, 2, …; `seconds` of training and validation; `train/loss` and its unweighted terms
-`train/loss_classification`, `train/loss_self`, `train/loss_full`, `train/loss_distillation`, means over batches;
+`train/loss_classification`, `train/loss_cross_modal`, `train/loss_supervised`, `train/loss_distillation`, means over batches;
 `val/loss` cross-entropy; `val/wf1`, `val/acc`, `val/f1/<class>` in 0..1; `val/wf1_best` the best `val/wf1` so far.
 """
 
@@ -27,8 +27,8 @@ from lfvd.config import MODALITIES, Config, OptimConfig
 from lfvd.data import UNLABELLED
 from lfvd.data.corpus import Corpus, CorpusError
 from lfvd.files import InputError, atomic_path
-from lfvd.models.lfvd import build_model, loss_terms
-from lfvd.training.environment import pick_device, seed_everything, settle_arithmetic
+from lfvd.models.build import build_loss, build_model
+from lfvd.training.environment import configure_precision, pick_device, seed_everything
 from lfvd.training.evaluation import evaluate
 
 Record = dict[str, Any]
@@ -142,7 +142,7 @@ class _Run:
         widths = check_fit(config, corpus)
         self.device = pick_device(config.run.device)
         self.modalities = list(widths)
-        settle_arithmetic(config.run.precision)
+        configure_precision(config.run.precision)
         seed_everything(seed)
         self.model = build_model(config, widths, len(corpus.info.classes)).to(self.device)
         if config.data.standardise:
@@ -151,7 +151,7 @@ class _Run:
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True
         )
-        self.class_weight = _class_weight(config, corpus, self.device)
+        self.loss = build_loss(config, _class_weight(config, corpus, self.device))
         self.progress = Progress()
 
     def finished(self) -> bool:
@@ -200,14 +200,7 @@ class _Run:
 
     def _step(self, dialogues: np.ndarray) -> dict[str, Tensor]:
         batch = self.corpus.batch(dialogues, self.modalities).to(self.device)
-        terms = loss_terms(
-            self.model(batch),
-            batch.label,
-            weights=self.config.loss,
-            anchor=self.model.anchor,
-            detach_teacher=self.config.model.detach_teacher,
-            class_weight=self.class_weight,
-        )
+        terms = self.loss(self.model(batch), batch.label)
         self.optimizer.zero_grad(set_to_none=True)
         terms["total"].backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)

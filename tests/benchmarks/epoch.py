@@ -103,11 +103,8 @@ def profile(config: Config, corpus: Corpus) -> dict[str, float]:
         found.within("attention", run.model.augmentation, after="dag")
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.multiple(
-            trainer,
-            evaluate=found.around("evaluation", trainer.evaluate),
-            loss_terms=found.around("losses", trainer.loss_terms),
-        ),
+        mock.patch.object(trainer, "evaluate", found.around("evaluation", trainer.evaluate)),
+        mock.patch.object(run, "loss", found.around("losses", run.loss)),
         mock.patch.object(Corpus, "batch", found.around("collate", Corpus.batch)),
         mock.patch.object(run.optimizer, "step", found.around("optimizer", run.optimizer.step)),
         mock.patch.object(Tensor, "backward", found.around("losses, backward", Tensor.backward)),

@@ -99,7 +99,7 @@ def search(
                 return
             left -= 1
             if number in failing and record["epoch"] == 2:
-                jobs.failed(job, "NonFiniteLoss: epoch 2, batch 17: loss_full is nan")
+                jobs.failed(job, "NonFiniteLoss: epoch 2, batch 17: loss_supervised is nan")
                 break
             if jobs.report(job, json.loads(json.dumps(record))):
                 break

@@ -212,7 +212,7 @@ def similarity(x: Tensor, y: Tensor) -> Tensor:
     return (x / torch.sqrt((x**2).sum())) @ (y / torch.sqrt((y**2).sum()))
 
 
-def self_contrastive(x: Sequence[Tensor], temperature: float) -> Tensor:
+def cross_modal_contrastive(x: Sequence[Tensor], temperature: float) -> Tensor:
     """x: for each modality [N, d]. Every ordered pair of modalities; the denominator leaves the positive out."""
     count = len(x[0])
     total = x[0].new_zeros(())
@@ -230,7 +230,7 @@ def self_contrastive(x: Sequence[Tensor], temperature: float) -> Tensor:
     return -total / max(count, 1)
 
 
-def full_contrastive(x: Sequence[Tensor], label: Sequence[int], temperature: float) -> Tensor:
+def supervised_contrastive(x: Sequence[Tensor], label: Sequence[int], temperature: float) -> Tensor:
     """x: for each modality [N, d]. Positives share i's label and are not i; the denominator holds the others only."""
     count = len(label)
     total = x[0].new_zeros(())
@@ -457,13 +457,16 @@ def _losses(
     stacked = [torch.stack(rows) for rows in x.values()]
     terms = {
         "classification": cross_entropy(logits, label),
-        "self": self_contrastive(stacked, settings.temperature),
-        "full": full_contrastive(stacked, label, settings.temperature),
+        "cross_modal": cross_modal_contrastive(stacked, settings.temperature),
+        "supervised": supervised_contrastive(stacked, label, settings.temperature),
         "distillation": distillation(gaussians, settings.anchor, detach_teacher=settings.detach_teacher),
     }
     gamma1, gamma2, gamma3 = settings.gammas
     terms["total"] = (
-        terms["classification"] + gamma1 * terms["self"] + gamma2 * terms["full"] + gamma3 * terms["distillation"]
+        terms["classification"]
+        + gamma1 * terms["cross_modal"]
+        + gamma2 * terms["supervised"]
+        + gamma3 * terms["distillation"]
     )
     return terms
 

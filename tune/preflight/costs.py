@@ -18,7 +18,7 @@ import torch
 from lfvd.config import Config
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
-from lfvd.models.lfvd import build_model
+from lfvd.models.build import build_model
 from lfvd.training.environment import pick_device
 from lfvd.training.trainer import train
 from tune.execution import ray_jobs

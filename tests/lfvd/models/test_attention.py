@@ -75,8 +75,8 @@ def test_atmosphere_is_one_vector_for_all_utterances_and_modalities_of_a_dialogu
     x, mask = inputs()
     shift = make()(x, mask) - x
     for b, n in enumerate(LENGTH):
-        mood = shift[0, b, 0]
-        torch.testing.assert_close(shift[:, b, :n], mood.expand(3, n, 8), rtol=1e-12, atol=1e-12)
+        atmosphere = shift[0, b, 0]
+        torch.testing.assert_close(shift[:, b, :n], atmosphere.expand(3, n, 8), rtol=1e-12, atol=1e-12)
     assert not torch.isclose(shift[0, 0, 0], shift[0, 1, 0]).any()
 
 

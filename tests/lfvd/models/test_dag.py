@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lfvd.models.dag import DAGStack
-from lfvd.models.graph import Graph, reach
+from lfvd.models.graph import Graph, first_predecessor
 from tests.helpers import literal_dag, reference
 from tests.helpers.launches import launches
 from tests.helpers.literal_dag import LiteralStack
@@ -45,7 +45,7 @@ def expected(stack: DAGStack, x: torch.Tensor, speaker: torch.Tensor, length: li
 @pytest.mark.parametrize("speakers", [1, 2, 3, 9])
 def test_predecessors_walk_back_to_the_speakers_own_utterance(speakers: int, window: int) -> None:
     speaker, _ = reference.ragged([14] * 6, speakers, seed=speakers)
-    first, (masks, own) = reach(speaker, window), literal_dag.predecessors(speaker, window)
+    first, (masks, own) = first_predecessor(speaker, window), literal_dag.predecessors(speaker, window)
     for b in range(6):
         row = speaker[b].tolist()
         for i in range(14):
@@ -58,7 +58,7 @@ def test_predecessors_walk_back_to_the_speakers_own_utterance(speakers: int, win
 def test_predecessors_of_a_small_dialogue() -> None:
     """Speakers A B A C B: the last B reaches its own first utterance; C, who is new, reaches all."""
     speaker = torch.tensor([[0, 1, 0, 2, 1]])
-    assert reach(speaker, 1).tolist() == [[0, 0, 0, 0, 1]]
+    assert first_predecessor(speaker, 1).tolist() == [[0, 0, 0, 0, 1]]
     masks, own = literal_dag.predecessors(speaker, 1)
     assert masks[0].int().tolist() == [
         [0, 0, 0, 0, 0],
@@ -136,7 +136,7 @@ def test_large_scores_stay_finite() -> None:
 @pytest.mark.parametrize("length", [[1], [2, 1], [3, 3, 3], [1, 5, 2], [11, 1, 1, 4]])
 @pytest.mark.parametrize("layers", [1, 2, 4])
 def test_dialogues_shorter_than_the_layers_are_many(length: list[int], layers: int) -> None:
-    """The wave's corners: layers that begin after others have ended, batches of one utterance, any order of lengths."""
+    """Corners of the wavefront: layers that begin after others have ended, batches of one utterance, any order of lengths."""
     stack, x = make(layers=layers), inputs(length=length).requires_grad_()
     speaker, mask = reference.ragged(length, 2, seed=8)
     actual = stack(x, speaker, torch.tensor(length))
@@ -178,7 +178,7 @@ def test_the_graph_of_a_small_batch() -> None:
     """Speakers A B A, and A alone: windows as wide as the widest dialogue needs, padding and first ones on their last place."""
     graph = Graph.of(torch.tensor([[0, 1, 0], [0, 0, 0]]), torch.tensor([3, 1]), 1, like=torch.zeros(1))
     assert graph.width == [1, 1, 2]
-    assert graph.live == [2, 1, 1]
+    assert graph.active == [2, 1, 1]
     there = graph.score.flip(1).isfinite().int()  # by utterance; [same speaker's, others'] of the two places before it
     assert there[0].tolist() == [[[0, 0], [0, 1]], [[0, 0], [0, 1]], [[1, 0], [0, 1]]]
     assert there[1].tolist() == [[[0, 0], [0, 1]]] * 3

@@ -15,7 +15,8 @@ import torch
 
 from lfvd.config import Config
 from lfvd.data.batch import Batch, collate
-from lfvd.models.lfvd import LFVD, Output, build_model, loss_terms
+from lfvd.models.build import build_loss, build_model
+from lfvd.models.lfvd import LFVD
 from tests.helpers import reference
 
 WIDTHS = {"l": 5, "a": 3, "v": 4}
@@ -102,12 +103,6 @@ def make_model(config: Config = CONFIG, seed: int = 0) -> LFVD:
     return model
 
 
-def terms_of(output: Output, batch: Batch, config: Config, model: LFVD) -> dict[str, torch.Tensor]:
-    return loss_terms(
-        output, batch.label, weights=config.loss, anchor=model.anchor, detach_teacher=config.model.detach_teacher
-    )
-
-
 def literal(model: LFVD, batch: Batch, settings: reference.Settings) -> reference.Result:
     """The reference with the parameters of `model`, on the dialogues of `batch`."""
     dialogues = [
@@ -155,7 +150,7 @@ def test_equals_the_reference_in_value_and_gradients(case: str) -> None:
     model = make_model(config)
     batch = with_gradients(make_batch(model.modalities))
     output, expected = model(batch), literal(model, batch, settings)
-    found = terms_of(output, batch, config, model)
+    found = build_loss(config)(output, batch.label)
     assert found.keys() == expected.terms.keys()
     for name, term in found.items():
         torch.testing.assert_close(
@@ -177,7 +172,7 @@ def test_float32_equals_the_reference() -> None:
     batch = replace(batch, features={m: x.float() for m, x in batch.features.items()})
     output, expected = model(batch), literal(model, batch, SETTINGS)
     reference.assert_same(
-        side_by_side(output.logits[batch.mask], output.weight[:, batch.mask], terms_of(output, batch, CONFIG, model)),
+        side_by_side(output.logits[batch.mask], output.weight[:, batch.mask], build_loss(CONFIG)(output, batch.label)),
         side_by_side(literal_logits(expected), literal_weights(expected, model.modalities, "l"), expected.terms),
         list(model.parameters()),
         tolerance=1e-5,
@@ -195,7 +190,7 @@ def test_an_ablation_differs_from_the_default(case: str) -> None:
     ablated.load_state_dict(common)
     batch = make_batch()
     before, after = base(batch), ablated(batch)
-    totals = [terms_of(before, batch, CONFIG, base)["total"], terms_of(after, batch, config, ablated)["total"]]
+    totals = [build_loss(CONFIG)(before, batch.label)["total"], build_loss(config)(after, batch.label)["total"]]
     assert not torch.isclose(*totals)
     only_losses = all(key.startswith("loss.") for key in values)
     assert torch.equal(before.logits, after.logits) == only_losses
@@ -227,7 +222,7 @@ def test_losses_of_short_dialogues_do_not_depend_on_the_padding() -> None:
     )
     assert padded.mask.shape == (2, 5)
     assert short.mask.shape == (2, 3)
-    one, other = (terms_of(model(batch), batch, CONFIG, model) for batch in (short, padded))
+    one, other = (build_loss(CONFIG)(model(batch), batch.label) for batch in (short, padded))
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-12, atol=1e-12)
 
@@ -241,7 +236,7 @@ def test_garbage_on_padding_changes_nothing() -> None:
     )
     before, after = model(batch), model(garbage)
     torch.testing.assert_close(after.logits[batch.mask], before.logits[batch.mask], rtol=0, atol=1e-12)
-    one, other = (terms_of(output, batch, CONFIG, model) for output in (before, after))
+    one, other = (build_loss(CONFIG)(output, batch.label) for output in (before, after))
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-12, atol=1e-12)
     for gradient in reference.gradients(one["total"], list(batch.features.values())):
@@ -266,7 +261,7 @@ def test_an_unlabelled_utterance_is_context_but_takes_no_part_in_the_losses() ->
         representation=_noise_at(output.representation, b, i),
         latent=type(output.latent)(*(_noise_at(x, b, i) for x in output.latent)),
     )
-    one, other = (terms_of(out, batch, CONFIG, model) for out in (output, noisy))
+    one, other = (build_loss(CONFIG)(out, batch.label) for out in (output, noisy))
     assert one == other
 
 
@@ -283,9 +278,9 @@ def test_one_labelled_utterance_has_no_contrastive_losses() -> None:
     label = torch.full_like(batch.label, -1)
     label[1, 2] = 3
     batch = replace(batch, label=label)
-    terms = terms_of(model(batch), batch, config, model)
-    assert terms["self"] == 0
-    assert terms["full"] == 0
+    terms = build_loss(config)(model(batch), batch.label)
+    assert terms["cross_modal"] == 0
+    assert terms["supervised"] == 0
     torch.testing.assert_close(terms["total"], terms["classification"] + 0.1 * terms["distillation"])
     assert all(g.isfinite().all() for g in reference.gradients(terms["total"], list(model.parameters())))
 
@@ -293,7 +288,7 @@ def test_one_labelled_utterance_has_no_contrastive_losses() -> None:
 def test_no_labelled_utterance_has_no_loss() -> None:
     model, batch = make_model(), make_batch()
     batch = replace(batch, label=torch.full_like(batch.label, -1))
-    terms = terms_of(model(batch), batch, CONFIG, model)
+    terms = build_loss(CONFIG)(model(batch), batch.label)
     assert all(term == 0 for term in terms.values())
     assert all((g == 0).all() for g in reference.gradients(terms["total"], list(model.parameters())))
 
@@ -311,7 +306,7 @@ def test_the_anchor_is_the_wanted_modality_or_the_first_present(wanted: str, pre
 def test_class_weights_reach_the_classification_loss() -> None:
     model, batch = make_model(), make_batch()
     output, weight = model(batch), torch.tensor([1.0, 2.0, 0.5, 3.0], dtype=torch.float64)
-    found = loss_terms(output, batch.label, weights=CONFIG.loss, anchor=0, class_weight=weight)["classification"]
+    found = build_loss(CONFIG, weight)(output, batch.label)["classification"]
     labelled = batch.label >= 0
     expected = reference.cross_entropy(list(output.logits[labelled]), batch.label[labelled].tolist(), weight)
     torch.testing.assert_close(found, expected)

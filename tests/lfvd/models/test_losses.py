@@ -26,19 +26,19 @@ def vectors(m: int, count: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
 @pytest.mark.parametrize(("m", "count"), [(1, 4), (2, 2), (2, 7), (3, 6)])
-def test_self_contrastive_equals_explicit_sums(m: int, count: int, temperature: float) -> None:
+def test_cross_modal_contrastive_equals_explicit_sums(m: int, count: int, temperature: float) -> None:
     x = vectors(m, count)
-    actual = losses.self_contrastive(x, temperature)
-    assert_same(actual, reference.self_contrastive(list(x), temperature), [x]) if m > 1 else _assert_zero(actual)
+    actual = losses.cross_modal_contrastive(x, temperature)
+    assert_same(actual, reference.cross_modal_contrastive(list(x), temperature), [x]) if m > 1 else _assert_zero(actual)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
 @pytest.mark.parametrize("m", [1, 3])
-def test_full_contrastive_equals_explicit_sums(m: int, labels: list[int], temperature: float) -> None:
+def test_supervised_contrastive_equals_explicit_sums(m: int, labels: list[int], temperature: float) -> None:
     x = vectors(m, len(labels))
-    actual = losses.full_contrastive(x, torch.tensor(labels), temperature)
-    assert_same(actual, reference.full_contrastive(list(x), labels, temperature), [x])
+    actual = losses.supervised_contrastive(x, torch.tensor(labels), temperature)
+    assert_same(actual, reference.supervised_contrastive(list(x), labels, temperature), [x])
 
 
 def _assert_zero(loss: torch.Tensor) -> None:
@@ -49,15 +49,15 @@ def _assert_zero(loss: torch.Tensor) -> None:
 @pytest.mark.parametrize("count", [0, 1])
 def test_contrastive_losses_of_one_utterance_or_none_are_0(count: int) -> None:
     x = vectors(3, count)
-    _assert_zero(losses.self_contrastive(x, 0.1))
-    _assert_zero(losses.full_contrastive(x, torch.zeros(count, dtype=torch.long), 0.1))
+    _assert_zero(losses.cross_modal_contrastive(x, 0.1))
+    _assert_zero(losses.supervised_contrastive(x, torch.zeros(count, dtype=torch.long), 0.1))
 
 
 @pytest.mark.parametrize("labels", ["nobody has a positive", "nobody has a negative"])
-def test_full_contrastive_without_pairs_is_0_with_gradient_0(labels: str) -> None:
+def test_supervised_contrastive_without_pairs_is_0_with_gradient_0(labels: str) -> None:
     label = torch.tensor(LABELS[labels])
     x = vectors(3, len(label))
-    loss = losses.full_contrastive(x, label, 0.01)
+    loss = losses.supervised_contrastive(x, label, 0.01)
     _assert_zero(loss)
     (gradient,) = gradients(loss, [x])
     assert (gradient == 0).all()
@@ -68,10 +68,10 @@ def test_positives_are_not_in_the_denominators() -> None:
     eye = torch.eye(2)
     x = torch.stack([eye, eye])
     # Each of 2 pairs x 2 utterances: log(exp(1/τ) / exp(0)) = 1/τ; over N = 2.
-    assert losses.self_contrastive(x, 0.5).item() == pytest.approx(-2 * 2 * 2 / 2)
+    assert losses.cross_modal_contrastive(x, 0.5).item() == pytest.approx(-2 * 2 * 2 / 2)
     three = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
     # The first two have each other as positive and the third as negative; the third has no positive.
-    assert losses.full_contrastive(three, torch.tensor([0, 0, 1]), 0.5).item() == pytest.approx(-2 * 2 / 3)
+    assert losses.supervised_contrastive(three, torch.tensor([0, 0, 1]), 0.5).item() == pytest.approx(-2 * 2 / 3)
 
 
 @pytest.mark.parametrize("direction", [1.0, -1.0])
@@ -82,9 +82,9 @@ def test_contrastive_losses_stay_finite_at_the_lowest_temperature(direction: flo
     x = torch.cat([one, direction * one]) + 1e-3 * torch.randn(2, 6, 8, generator=random)
     x.requires_grad_()
     for loss in (
-        losses.self_contrastive(x, 0.01),
-        losses.full_contrastive(x, torch.tensor([0, 0, 1, 1, 2, 3]), 0.01),
-        losses.full_contrastive(direction * x, torch.tensor([0, 0, 0, 0, 0, 1]), 0.01),
+        losses.cross_modal_contrastive(x, 0.01),
+        losses.supervised_contrastive(x, torch.tensor([0, 0, 1, 1, 2, 3]), 0.01),
+        losses.supervised_contrastive(direction * x, torch.tensor([0, 0, 0, 0, 0, 1]), 0.01),
     ):
         assert loss.isfinite()
         assert gradients(loss, [x])[0].isfinite().all()
@@ -93,16 +93,21 @@ def test_contrastive_losses_stay_finite_at_the_lowest_temperature(direction: flo
 def test_contrastive_losses_ignore_lengths_of_vectors() -> None:
     x, label = vectors(3, 6), torch.tensor([0, 0, 1, 1, 2, 0])
     scale = torch.rand(3, 6, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 0.1
-    torch.testing.assert_close(losses.self_contrastive(x * scale, 0.1), losses.self_contrastive(x, 0.1))
-    torch.testing.assert_close(losses.full_contrastive(x * scale, label, 0.1), losses.full_contrastive(x, label, 0.1))
+    torch.testing.assert_close(losses.cross_modal_contrastive(x * scale, 0.1), losses.cross_modal_contrastive(x, 0.1))
+    torch.testing.assert_close(
+        losses.supervised_contrastive(x * scale, label, 0.1), losses.supervised_contrastive(x, label, 0.1)
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.1])
 def test_float32_equals_explicit_sums(temperature: float) -> None:
     x, label = vectors(3, 8).detach(), [0, 1, 0, 2, 1, 0, 2, 1]
-    exact = [reference.self_contrastive(list(x), temperature), reference.full_contrastive(list(x), label, temperature)]
-    found = [losses.self_contrastive(x.float(), temperature)]
-    found.append(losses.full_contrastive(x.float(), torch.tensor(label), temperature))
+    exact = [
+        reference.cross_modal_contrastive(list(x), temperature),
+        reference.supervised_contrastive(list(x), label, temperature),
+    ]
+    found = [losses.cross_modal_contrastive(x.float(), temperature)]
+    found.append(losses.supervised_contrastive(x.float(), torch.tensor(label), temperature))
     torch.testing.assert_close(torch.stack(found).double(), torch.stack(exact), rtol=1e-5, atol=1e-5)
 
 

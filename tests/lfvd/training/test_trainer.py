@@ -19,7 +19,7 @@ from lfvd.config import Config
 from lfvd.data import UNLABELLED
 from lfvd.data.corpus import Corpus, CorpusError, CorpusInfo
 from lfvd.files import InputError
-from lfvd.models.lfvd import build_model
+from lfvd.models.build import build_model
 from lfvd.training.evaluation import evaluate
 from lfvd.training.metrics import weighted_f1
 from lfvd.training.trainer import NonFiniteLoss, TrainResult, epoch_batches, read_result, train
@@ -149,7 +149,10 @@ def test_report_sees_each_epoch_once_its_checkpoint_is_there(tiny_config, tiny_c
 
 def test_record_holds_what_the_docstring_explains(tiny_config, tiny_corpus):
     record = train(tiny_config, tiny_corpus, 0).history[-1]
-    losses = {"train/loss", *(f"train/loss_{k}" for k in ("classification", "self", "full", "distillation"))}
+    losses = {
+        "train/loss",
+        *(f"train/loss_{k}" for k in ("classification", "cross_modal", "supervised", "distillation")),
+    }
     validation = {"val/loss", "val/wf1", "val/acc", "val/f1/calm", "val/f1/glad", "val/f1/sad", "val/wf1_best"}
     assert record.keys() == {"epoch", "seconds"} | losses | validation
     assert all(math.isfinite(v) for v in record.values())

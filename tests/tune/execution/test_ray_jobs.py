@@ -350,7 +350,7 @@ def thief(config: dict, corpus: Corpus) -> None:
 
     import ray.tune as ray_tune
 
-    from lfvd.models.lfvd import build_model
+    from lfvd.models.build import build_model
     from lfvd.training.evaluation import evaluate
 
     job: Job = config["job"]

@@ -768,7 +768,7 @@ def test_the_readme_explains_every_file_and_metric(whole):
     metrics = text.partition("### Metrics of an epoch")[2].partition("## The files")[0]
     logged = {key for record in study.epochs() for key in record} | {"gpu"}
     logged |= {key for run in runs_of(study, live=False) for key in run.figures}
-    assert {"train/loss_self", "val/wf1_mean", "test/f1/sad", "seeds"} <= logged
+    assert {"train/loss_cross_modal", "val/wf1_mean", "test/f1/sad", "seeds"} <= logged
     for key in logged:
         name = re.sub(r"f1/(calm|glad|sad)", "f1/<class>", key)
         name = re.sub(r"train/loss_(?!classification)", "_", name)
