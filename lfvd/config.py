@@ -1,4 +1,4 @@
-"""The configuration of a run: what is tuned, what is trained, in five small frozen groups.
+"""The configuration of a run: what is tuned and what is trained, in five small frozen groups.
 
 `Config.from_yaml("meld")` takes a preset's name or a file; `config.with_values({"optim.lr": 1e-4})` gives a changed
 copy; `config.to_yaml(path)` writes what `from_yaml` reads. All errors of one source are gathered into one `ConfigError`.
@@ -7,15 +7,15 @@ Defaults are the decisions of the project where the paper is silent; the presets
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 from lfvd.files import InputError, read_yaml, write_yaml
+from lfvd.schema import CHECKED, NUMBER, Switch, Whole, key_schemas, replace_old_keys, sentences
 
 Modality = Literal["l", "a", "v"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
@@ -23,128 +23,68 @@ MODALITY_NAMES: dict[str, str] = {"l": "language", "a": "audio", "v": "visual"}
 
 PRESETS = Path(__file__).parent / "presets"
 
+OLD_KEYS: dict[str, str | None] = {}
+"""Key of an older version → today's key; None: it has no effect any more."""
+
 
 class ConfigError(InputError):
     """Bad values of a configuration; the text lists every one with its key, value, rule and remedy."""
 
 
-@dataclass(frozen=True)
-class Range:
-    """Closed range of a number; `above` makes the lower end open."""
-
-    low: float
-    high: float
-    above: bool = False
-
-    def admits(self, value: Any) -> bool:
-        """Whether a number lies inside; NaN does not."""
-        return bool((self.low < value if self.above else self.low <= value) and value <= self.high)
-
-    def __str__(self) -> str:
-        return f"{'above' if self.above else 'at least'} {self.low:g} and at most {self.high:g}"
+def _as_modalities(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    known = isinstance(value, list | tuple) and value and all(v in MODALITIES for v in value)
+    if not known or len(set(value)) < len(value):
+        raise ValueError(f"must be a list of one or more of {', '.join(MODALITIES)}, each once")
+    return tuple(value)
 
 
-@dataclass(frozen=True, kw_only=True)
+_MODALITIES = Field(
+    json_schema_extra={"type": ["array", "string"], "minItems": 1, "uniqueItems": True, "pattern": "^[lav](, ?[lav])*$"}
+)
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
 class DataConfig:
-    modalities: tuple[Modality, ...] = MODALITIES
+    modalities: Annotated[tuple[Modality, ...], BeforeValidator(_as_modalities), _MODALITIES] = MODALITIES
     """Modalities that the model sees: any non-empty subset of l, a, v (Table 4)."""
-    standardise: bool = True
+    standardise: Switch = True
     """Features to mean 0 and deviation 1, by the train split; raw feature scales differ by orders of magnitude."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
 class ModelConfig:
-    width: Annotated[int, Range(2, 4096)] = 256
+    width: Annotated[Whole, Field(ge=2, le=4096)] = 256
     """Model width d; even, since each direction of the encoder gives half of it (Eq. 2)."""
-    latent: Annotated[int, Range(1, 1024)] = 16
+    latent: Annotated[Whole, Field(ge=1, le=1024)] = 16
     """Latent width z of the Gaussians (Eq. 12)."""
-    heads: Annotated[int, Range(1, 64)] = 4
+    heads: Annotated[Whole, Field(ge=1, le=64)] = 4
     """Attention heads (Eqs. 4-9); must divide `width`."""
-    dag_layers: Annotated[int, Range(1, 16)] = 2
-    """DAG layers L a modality (Eq. 3)."""
-    dag_speaker_window: Annotated[int, Range(1, 64)] = 1
+    dag_layers: Annotated[Whole, Field(ge=1, le=16)] = 2
+    """DAG layers L for each modality (Eq. 3)."""
+    dag_speaker_window: Annotated[Whole, Field(ge=1, le=64)] = 1
     """Predecessors reach back to the speaker's own ω-th last utterance (Eq. 3)."""
-    dropout: Annotated[float, Range(0.0, 0.95)] = 0.3
+    dropout: Annotated[float, Field(ge=0, le=0.95), NUMBER] = 0.3
     """Dropout on features, attention blocks and the classifier's input."""
     anchor: Modality = "l"
     """Modality that the others are aligned to and distilled from (Table 5); if absent, the first of l, a, v."""
-    attention: bool = True
+    attention: Switch = True
     """Language-focused augmentation (Eqs. 4-8); false is Table 5's "w/o LFA-Transformer"."""
-    atmosphere: bool = True
+    atmosphere: Switch = True
     """The conversation's atmosphere token t (Eq. 9); false is Table 5's "w/o CEAR". Without attention there is none."""
-    atmosphere_scale: Annotated[float, Range(0.0, 1.0)] = 0.1
-    """Gain at which t's last LayerNorm starts; at 1, as in a fresh LayerNorm, t drowns what tells utterances apart."""
+    atmosphere_scale: Annotated[float, Field(ge=0, le=1), NUMBER] = 0.1
+    """Initial gain of t's last LayerNorm; at 1, as in a fresh LayerNorm, t hides the differences between utterances."""
     fusion: Literal["variational", "add", "concat", "gate"] = "variational"
     """Fusion of the modalities (Eqs. 14-17; Fig. 2's alternatives)."""
     divergence: Literal["mean", "sum"] = "mean"
     """Fusion weights from the divergence averaged or summed over z (Eq. 16); the sum saturates at larger z."""
-    detach_teacher: bool = False
+    detach_teacher: Switch = False
     """Stop the gradient of the distillation at the anchor (Eq. 13)."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    gamma1: Annotated[float, Range(0.0, 100.0)] = 1.35e-3
-    """Weight γ1 of the cross-modal contrastive loss (Eqs. 10, 21)."""
-    gamma2: Annotated[float, Range(0.0, 100.0)] = 5e-3
-    """Weight γ2 of the supervised contrastive loss (Eqs. 11, 21)."""
-    gamma3: Annotated[float, Range(0.0, 100.0)] = 3e-3
-    """Weight γ3 of the variational distillation (Eqs. 13, 21)."""
-    temperature: Annotated[float, Range(0.01, 100.0)] = 0.1
-    """Temperature τ of both contrastive losses."""
-    class_weights: Literal["none", "balanced"] = "none"
-    """Cross-entropy weights: none, or inverse to the class frequency in train."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    lr: Annotated[float, Range(0.0, 1.0, above=True)] = 2.5e-4
-    """Adam's learning rate."""
-    weight_decay: Annotated[float, Range(0.0, 1.0)] = 7e-3
-    """L2 penalty, coupled as in Adam (not AdamW)."""
-    batch_size: Annotated[int, Range(1, 4096)] = 32
-    """Dialogues a batch; with `like_length` on average: as many utterances as so many dialogues have, in short dialogues or long."""
-    clip_norm: Annotated[float, Range(0.0, 1e6, above=True)] = 5.0
-    """Largest norm of the gradient."""
-    like_length: bool = True
-    """Batches of dialogues of like length, in random order: less padding. False: any dialogues together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    epochs: Annotated[int, Range(1, 100_000)] = 80
-    """Passes over the train split."""
-    patience: Annotated[int, Range(0, 100_000)] = 0
-    """Stop after this many epochs without a better validation W-F1; 0: never."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a GPU where there is one."""
-    threads: Annotated[int, Range(1, 1024)] = 1
-    """CPU threads of torch; part of the configuration because the last bits of a result depend on it."""
-    precision: Literal["float32", "tf32", "bf16"] = "float32"
-    """tf32: a GPU's matrix products in TF32; bf16: mixed precision, all but weights, the DAG's loop and losses in bfloat16."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Everything that decides a training run, except the data and the seed."""
-
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
-    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
-    run: RunConfig = dataclasses.field(default_factory=RunConfig)
-
-    def __post_init__(self) -> None:
-        flat = {key: getattr(getattr(self, key.split(".")[0]), key.split(".")[1]) for key in config_specs()}
-        problems = [problem for key, spec in config_specs().items() if (problem := spec.problem(flat[key]))]
-        problems = problems or self._conflicts()
-        if problems:
-            raise ConfigError("; ".join(problems))
-
-    def _conflicts(self) -> list[str]:
-        """Rules that involve more than one key."""
-        problems = []
-        width, heads = self.model.width, self.model.heads
+    @model_validator(mode="after")
+    def _check_width(self) -> ModelConfig:
+        problems, width, heads = [], self.width, self.heads
         if width % 2:
             problems.append(f"the value of `model.width` is {width}, but must be even: try {width + 1}")
         if width % heads:
@@ -153,7 +93,67 @@ class Config:
             problems.append(
                 f"the value of `model.heads` is {heads}, but must divide `model.width` {width}: try {tries}"
             )
-        return problems
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class LossConfig:
+    gamma1: Annotated[float, Field(ge=0, le=100), NUMBER] = 1.35e-3
+    """Weight γ1 of the cross-modal contrastive loss (Eqs. 10, 21)."""
+    gamma2: Annotated[float, Field(ge=0, le=100), NUMBER] = 5e-3
+    """Weight γ2 of the supervised contrastive loss (Eqs. 11, 21)."""
+    gamma3: Annotated[float, Field(ge=0, le=100), NUMBER] = 3e-3
+    """Weight γ3 of the variational distillation (Eqs. 13, 21)."""
+    temperature: Annotated[float, Field(ge=0.01, le=100), NUMBER] = 0.1
+    """Temperature τ of both contrastive losses."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Cross-entropy weights: none, or inverse to the class frequency in train."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class OptimConfig:
+    lr: Annotated[float, Field(gt=0, le=1), NUMBER] = 2.5e-4
+    """Adam's learning rate."""
+    weight_decay: Annotated[float, Field(ge=0, le=1), NUMBER] = 7e-3
+    """L2 penalty, coupled as in Adam (not AdamW)."""
+    batch_size: Annotated[Whole, Field(ge=1, le=4096)] = 32
+    """Dialogues in a batch; with `like_length` on average: a batch has the utterances of that many average dialogues."""
+    clip_norm: Annotated[float, Field(gt=0, le=1e6), NUMBER] = 5.0
+    """Largest norm of the gradient."""
+    like_length: Switch = True
+    """Batches of dialogues of like length, in random order: less padding. False: any dialogues together."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class RunConfig:
+    epochs: Annotated[Whole, Field(ge=1, le=100_000)] = 80
+    """Passes over the train split."""
+    patience: Annotated[Whole, Field(ge=0, le=100_000)] = 0
+    """Stop after this many epochs without a better validation W-F1; 0: never."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU where there is one."""
+    threads: Annotated[Whole, Field(ge=1, le=1024)] = 1
+    """CPU threads of torch; part of the configuration because the last bits of a result depend on it."""
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """tf32: a GPU's matrix products in TF32; bf16: mixed precision, all but weights, the DAG's loop and losses in bfloat16."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class Config:
+    """Everything that decides a training run, except the data and the seed."""
+
+    data: DataConfig = DataConfig()
+    """Input of the model."""
+    model: ModelConfig = ModelConfig()
+    """Architecture."""
+    loss: LossConfig = LossConfig()
+    """Terms of the loss (Eq. 21)."""
+    optim: OptimConfig = OptimConfig()
+    """Optimiser and batches."""
+    run: RunConfig = RunConfig()
+    """Length and machine."""
 
     @property
     def anchor(self) -> Modality:
@@ -179,37 +179,34 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> Config:
-        """Nested values → Config; missing keys keep their defaults."""
-        return cls().with_values(_flatten(values, source), source=source)
+        """Nested values → Config; missing keys keep their defaults. Raises ConfigError naming `source` and every bad key."""
+        return cls()._changed(values, source)
 
     def with_values(self, values: Mapping[str, Any], source: str = "config") -> Config:
-        """A copy with dotted keys replaced: `with_values({"optim.lr": 1e-4})`."""
-        specs, problems, groups = config_specs(), [], {f.name: dict[str, Any]() for f in dataclasses.fields(self)}
+        """A copy with dotted keys replaced: `with_values({"optim.lr": 1e-4})`. Raises ConfigError as `from_dict` does."""
+        nested: dict[str, Any] = {}
         for key, value in values.items():
-            key = str(key)
-            if key not in specs:
-                problems.append(unknown_key(key, specs))
-                continue
-            converted = specs[key].convert(value)
-            if problem := specs[key].problem(converted):
-                problems.append(problem)
+            group, _, name = str(key).partition(".")
+            if name and group in vars(self) and isinstance(nested.setdefault(group, {}), dict):
+                nested[group][name] = value
             else:
-                group, name = key.split(".")
-                groups[group][name] = converted
-        if problems:
-            raise ConfigError(f"{source}: " + "; ".join(problems))
+                nested[str(key)] = value
+        return self._changed(nested, source)
+
+    def _changed(self, values: Mapping[str, Any], source: str) -> Config:
+        nested: dict[str, Any] = dict(vars(self))
+        for group, keys in replace_old_keys(values, OLD_KEYS, source).items():
+            known = isinstance(keys, Mapping) and group in nested
+            nested[group] = {**vars(nested[group]), **keys} if known else keys
         try:
-            return dataclasses.replace(
-                self, **{name: dataclasses.replace(getattr(self, name), **new) for name, new in groups.items() if new}
-            )
-        except ConfigError as error:
-            raise ConfigError(f"{source}: {error}") from None
+            return TypeAdapter(Config).validate_python(nested)
+        except ValidationError as error:
+            raise ConfigError(f"{source}: " + "; ".join(sentences(error, Config))) from None
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Nested plain values, in the order of the fields; tuples as lists."""
-        plain: dict[str, dict[str, Any]] = dataclasses.asdict(self)
-        for group in plain.values():
-            group.update({k: list(v) for k, v in group.items() if isinstance(v, tuple)})
+        plain: dict[str, dict[str, Any]] = {group: dict(vars(keys)) for group, keys in vars(self).items()}
+        plain["data"]["modalities"] = list(self.data.modalities)
         return plain
 
     def flat(self) -> dict[str, Any]:
@@ -222,97 +219,13 @@ class Config:
         write_yaml(path, {**self.to_dict(), **extra})
 
 
-@dataclass(frozen=True)
-class FieldSpec:
-    """Type and rule of one dotted key."""
-
-    key: str
-    kind: type  # bool, int, float, str or tuple
-    range: Range | None = None
-    choices: tuple[str, ...] = ()
-
-    def convert(self, value: Any) -> Any:
-        """YAML 1.1 reads `1e-4` as text and `2` as int: accept both for a float; lists or "l,a" for a tuple."""
-        if self.kind is float and isinstance(value, int | str) and not isinstance(value, bool):
-            try:
-                return float(value)
-            except (ValueError, OverflowError):
-                return value
-        if self.kind is tuple and isinstance(value, str):
-            value = [part.strip() for part in value.split(",")]
-        return tuple(value) if self.kind is tuple and isinstance(value, list) else value
-
-    def problem(self, value: Any) -> str | None:
-        """What is wrong with a value, as text with rule and remedy; None if nothing."""
-        text = f"the value of `{self.key}` is {value!r}, but must be"
-        if self.kind is tuple:
-            known = isinstance(value, tuple) and value and all(v in self.choices for v in value)
-            if not known or len(set(value)) < len(value):
-                return f"{text} a list of one or more of {', '.join(self.choices)}, each once"
-        elif self.choices:
-            if value not in self.choices:
-                return f"{text} one of {', '.join(self.choices)}{_nearest(str(value), self.choices, cutoff=0.7)}"
-        elif not isinstance(value, int | float if self.kind is float else self.kind) or (
-            isinstance(value, bool) and self.kind is not bool
-        ):
-            return f"{text} {_TYPE_NAMES[self.kind]}"
-        elif self.range is not None and not self.range.admits(value):
-            return f"{text} {self.range}"
-        return None
+def config_schema() -> dict[str, Any]:
+    """JSON schema of a Config's YAML file."""
+    schema = TypeAdapter(Config).json_schema()
+    schema["properties"]["provenance"] = {"type": "object", "description": "Where a file comes from; not read."}
+    return schema
 
 
-_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
-@functools.cache
-def config_specs() -> dict[str, FieldSpec]:
-    """All dotted keys of Config with their type and rule."""
-    groups = get_type_hints(Config)
-    return {key: spec for group, cls in groups.items() for key, spec in specs_of(cls, group).items()}
-
-
-def specs_of(cls: type, group: str) -> dict[str, FieldSpec]:
-    """Keys `group.field` of a dataclass whose fields are typed as those of this file are."""
-    return {
-        f"{group}.{name}": _spec(f"{group}.{name}", hint)
-        for name, hint in get_type_hints(cls, include_extras=True).items()
-    }
-
-
-def unknown_key(key: str, known: Mapping[str, object]) -> str:
-    """The error text for a key that does not exist, with the nearest that does."""
-    return f"there is no key `{key}`{_nearest(key, known) or ': known keys are ' + ', '.join(known)}"
-
-
-def _spec(key: str, hint: Any) -> FieldSpec:
-    if get_origin(hint) is Annotated:
-        kind, limits = get_args(hint)
-        return FieldSpec(key, kind, range=limits)
-    if get_origin(hint) is Literal:
-        return FieldSpec(key, str, choices=get_args(hint))
-    if get_origin(hint) is tuple:
-        return FieldSpec(key, tuple, choices=get_args(get_args(hint)[0]))
-    return FieldSpec(key, hint)
-
-
-def _nearest(text: str, known: Any, cutoff: float = 0.5) -> str:
-    # A bare last part such as `lr` is as common a slip as a typo.
-    same_leaf = [k for k in known if k.split(".")[-1] == text.split(".")[-1]]
-    near = same_leaf or difflib.get_close_matches(text, list(known), n=1, cutoff=cutoff)
-    return f": did you mean `{near[0]}`?" if near else ""
-
-
-def _flatten(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    groups = [f.name for f in dataclasses.fields(Config)]
-    problems = []
-    for group, keys in values.items():
-        if group not in groups:
-            problems.append(unknown_key(str(group), dict.fromkeys(groups)))
-        elif not isinstance(keys, Mapping):
-            problems.append(f"the value of `{group}` is {keys!r}, but must be a mapping of its keys")
-        else:
-            flat.update({f"{group}.{key}": value for key, value in keys.items()})
-    if problems:
-        raise ConfigError(f"{source}: " + "; ".join(problems))
-    return flat
+def config_keys() -> dict[str, dict[str, Any]]:
+    """Dotted key → JSON schema of each value of Config."""
+    return {key: schema for key, schema in key_schemas(Config).items() if "." in key}

@@ -29,6 +29,10 @@ class InputError(ValueError):
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().__str__())
 
 
+class InputWarning(UserWarning):
+    """Something in a user's file that has no effect or another name today."""
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place, synced to disk, when the block ends without an error."""

@@ -15,9 +15,10 @@ TESTS = Path(__file__).parent
 FORBIDDEN = {"tune", "ray", "optuna", "mlflow"}
 
 FLOORS = {
-    "lfvd": ("files", "config presets", "data", "models", "training extract", "cli", "__init__ __main__"),
+    "lfvd": ("files", "schema", "config presets", "data", "models", "training extract", "cli", "__init__ __main__"),
     "tune": (
-        "plan statistics published formatting",
+        "parameter statistics published formatting",
+        "plan",
         "study",
         "search",
         "analysis tracking execution",

@@ -6,19 +6,28 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import optuna
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
 
-from lfvd.config import Config, ConfigError, FieldSpec, Range, config_specs, specs_of, unknown_key
+from lfvd.config import Config, ConfigError, config_keys
 from lfvd.files import InputError, read_yaml
+from lfvd.schema import CHECKED, NUMBER, Switch, Whole, replace_old_keys, require, sentences
+from tune.parameter import DEPENDENT, Parameter, parse_space, space_schema
 
 SHIPPED = Path(__file__).parent.parent / "search_spaces"
 
@@ -26,79 +35,75 @@ MAX_SEED = 2**31 - 1
 
 AUTO = "auto"
 
+OLD_KEYS: dict[str, str | None] = {}
+"""Key of an older version → today's key; None: it has no effect any more."""
+
+FIXED = ("run.epochs", "run.threads", "run.device")
+"""Keys of Config that a plan's sections decide."""
+
+SECTIONS = ("sampler", "scheduler", "resources", "budget", "confirm")
+
 
 class PlanError(InputError):
     """A plan that cannot be run; the text lists every problem with its key, value, rule and remedy."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parameter:
-    """One searched key: a range (float or int, `log` for even spread over orders of magnitude) or choices."""
-
-    key: str
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    choices: tuple[Any, ...] = ()
-    whole: bool = False
-
-    @property
-    def distribution(self) -> optuna.distributions.BaseDistribution:
-        """The parameter as Optuna samples it."""
-        if self.choices:
-            return optuna.distributions.CategoricalDistribution(self.choices)
-        if self.whole:
-            return optuna.distributions.IntDistribution(int(self.low), int(self.high), log=self.log)
-        return optuna.distributions.FloatDistribution(self.low, self.high, log=self.log)
-
-    def ends(self) -> tuple[Any, ...]:
-        """Values that together show whether Config accepts the whole parameter."""
-        if self.choices:
-            return self.choices
-        low, high = (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
-        if not self.whole:
-            return low, high
-        # Up to 64 every one, since the heads that divide a width need not lie side by side.
-        return tuple(range(int(low), int(high) + 1)) if high - low < 64 else (low, low + 1, high)
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value lies in the parameter's range or choices."""
-        return value in self.choices if self.choices else self.low <= value <= self.high
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
 class SamplerPlan:
     kind: Literal["tpe", "random", "gp", "qmc"] = "tpe"
     """Optuna's sampler."""
-    startup_trials: Annotated[int, Range(0, 100_000)] = 10
+    startup_trials: Annotated[Whole, Field(ge=0, le=100_000)] = 10
     """Random trials before tpe or gp begin to learn."""
-    seed: Annotated[int, Range(0, MAX_SEED)] = 0
+    seed: Annotated[Whole, Field(ge=0, le=MAX_SEED)] = 0
     """Seed of the sampler; trial seeds derive from it and the trial's number."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
 class SchedulerPlan:
     kind: Literal["asha", "none"] = "asha"
     """asha stops trials at rungs; none runs each to the end."""
-    grace_epochs: Annotated[int, Range(1, 100_000)] = 3
+    grace_epochs: Annotated[Whole, Field(ge=1, le=100_000)] = 3
     """Epochs before the first rung."""
-    reduction: Annotated[int, Range(2, 100)] = 3
+    reduction: Annotated[Whole, Field(ge=2, le=100)] = 3
     """At each rung about one trial in this many goes on; rungs lie at grace_epochs times its powers."""
-    max_epochs: Annotated[int, Range(1, 100_000)] = 80
+    max_epochs: Annotated[Whole, Field(ge=1, le=100_000)] = 80
     """Epochs of a full trial, and of every confirmation run."""
-    audit: Annotated[float, Range(0.0, 1.0)] = 0.05
+    audit: Annotated[float, Field(ge=0, le=1), NUMBER] = 0.05
     """Share of the trials stopped at a rung that are run on to the end all the same, to see how well the rungs choose."""
 
 
-@dataclass(frozen=True, kw_only=True)
+def _share(gpu: float) -> float:
+    if 0 < gpu < 0.01:
+        raise ValueError("a share of a GPU must be at least 0.01: try 0.25")
+    if gpu > 1 and gpu != int(gpu):
+        raise ValueError(f"must be a share of one GPU or a whole number: try {int(gpu)}")
+    return gpu
+
+
+def _seconds(text: Any) -> float:
+    """`90m` → 5400.0; 0 for anything that is not a duration."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", str(text).strip())
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0.0
+
+
+_OR_AUTO: dict[str, Any] = {"type": ["number", "string"], "pattern": f"^{AUTO}$"}
+_AUTO_GPU = BeforeValidator(lambda value: 0.0 if value == AUTO else value)
+_CONCURRENT = require(lambda v: v == AUTO or (type(v) is int and v >= 1), "must be auto or a whole number, at least 1")
+_DURATION = require(lambda v: _seconds(v) > 0, "must be a number above 0 with s, m, h or d, such as 90m")
+_PATTERN = Field(json_schema_extra={"pattern": r"^[0-9]+(\.[0-9]+)?\s*[smhd]$"})
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
 class ResourcesPlan:
-    cpu: Annotated[int, Range(1, 1024)] = 1
+    cpu: Annotated[Whole, Field(ge=1, le=1024)] = 1
     """CPU cores a trial; also its torch threads."""
-    gpu: Annotated[float, Range(0.0, 64.0)] = 0.0
+    gpu: Annotated[float, Field(ge=0, le=64, json_schema_extra=_OR_AUTO), AfterValidator(_share), NUMBER, _AUTO_GPU] = (
+        0.0
+    )
     """GPUs a trial; a fraction shares one; auto: as many trials share one as fit (SearchPlan.auto_gpu)."""
-    max_concurrent: str | int = "auto"
+    max_concurrent: Annotated[int | str, _CONCURRENT] = AUTO
     """Trials at a time; auto: as many as the cluster holds. A number above that makes an autoscaling cluster grow."""
-    epoch_timeout: str = "30m"
+    epoch_timeout: Annotated[str, _DURATION, _PATTERN] = "30m"
     """A trial whose epoch takes longer counts as hung: its worker is ended, and it continues on another."""
 
     @property
@@ -107,28 +112,36 @@ class ResourcesPlan:
         return _seconds(self.epoch_timeout)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
 class BudgetPlan:
-    wall: str = ""
-    """Time limit of the search, such as 90m or 8h; empty: none. Confirmation comes after it."""
-    gpu_hours: Annotated[float, Range(0.0, 1e9)] = 0.0
+    wall: Annotated[str, _DURATION, _PATTERN] = ""
+    """Time limit of the search, such as 90m or 8h; left out: none. Confirmation comes after it."""
+    gpu_hours: Annotated[float, Field(ge=0, le=1e9), NUMBER] = 0.0
     """GPU-hours of the search (trial seconds x gpu share / 3600); 0: no limit."""
 
     @property
     def wall_seconds(self) -> float:
         """The time limit in seconds; inf without one."""
-        return math.inf if not self.wall else _seconds(self.wall)
+        return _seconds(self.wall) or math.inf
 
 
-@dataclass(frozen=True, kw_only=True)
+def _are_seeds(value: Any) -> bool:
+    whole = isinstance(value, list | tuple) and value and all(type(s) is int and 0 <= s <= MAX_SEED for s in value)
+    return bool(whole) and len(set(value)) == len(value)
+
+
+_SEEDS = require(_are_seeds, "must be a list of different whole numbers, at least 0")
+
+
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
 class ConfirmPlan:
-    finalists: Annotated[int, Range(1, 1000)] = 8
+    finalists: Annotated[Whole, Field(ge=1, le=1000)] = 8
     """Best trials that are trained again on fresh seeds, besides the baseline. A race over 8 takes about the runs of 4 without."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1), _SEEDS] = (0, 1, 2, 3, 4)
     """Fresh training seeds of the confirmation; all averages of record are over these."""
-    race: bool = True
+    race: Switch = True
     """Drop a finalist before its last seed where it is significantly worse than the leader."""
-    max_seeds: Annotated[int, Range(0, 1000)] = 0
+    max_seeds: Annotated[Whole, Field(ge=0, le=1000)] = 0
     """Finalists that `seeds` cannot tell apart go on to this many seeds; 0: they do not."""
     baseline: Literal["first", "last"] = "last"
     """Train the baseline on `seeds` before the search, or after it."""
@@ -140,30 +153,55 @@ class ConfirmPlan:
         return tuple(itertools.islice(unused, max(0, self.max_seeds - len(self.seeds))))
 
 
-_SECTIONS = {
-    "sampler": SamplerPlan,
-    "scheduler": SchedulerPlan,
-    "resources": ResourcesPlan,
-    "budget": BudgetPlan,
-    "confirm": ConfirmPlan,
-}
+def _set_schema(schema: dict[str, Any]) -> None:
+    schema["properties"] = {key: value for key, value in config_keys().items() if key not in FIXED}
+    schema["additionalProperties"] = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class SearchPlan:
-    """What to search, how, and with what; `config` is the baseline with `set` applied and `run.epochs` at full length."""
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class PlanFile:
+    """A plan as its file has it."""
 
-    base: str
-    set: dict[str, Any] = field(default_factory=dict)
-    space: dict[str, Parameter]
-    trials: int
+    base: Annotated[str, require(lambda v: isinstance(v, str), "must name a preset or the file of a Config")]
+    """A preset, or the file of a Config: its values are the first trial."""
+    set: Annotated[dict[str, Any], Field(json_schema_extra=_set_schema)] = dataclasses.field(default_factory=dict)
+    """Keys of Config that differ from `base` in every trial."""
+    space: Annotated[dict[str, Parameter], BeforeValidator(parse_space), WithJsonSchema(space_schema())]
+    """Searched keys of Config: {low: …, high: …}, with log: true if wanted, or {choices: […]}."""
+    trials: Annotated[Whole, Field(ge=1)]
+    """Trials of the search, the baseline included."""
     sampler: SamplerPlan = SamplerPlan()
+    """How the next trial's values are chosen."""
     scheduler: SchedulerPlan = SchedulerPlan()
+    """Which trials stop early."""
     resources: ResourcesPlan = ResourcesPlan()
+    """What a trial runs on."""
     budget: BudgetPlan = BudgetPlan()
+    """Limits of the search besides `trials`."""
     confirm: ConfirmPlan = ConfirmPlan()
+    """Training of the best trials over several seeds."""
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> PlanFile:
+        problems = [f"`{key}` stands in both `set` and `space`: keep one" for key in self.space if key in self.set]
+        first, last = self.scheduler.grace_epochs, self.scheduler.max_epochs
+        if self.scheduler.kind == "asha" and first >= last:
+            problems.append(
+                f"`scheduler.grace_epochs` {first} leaves asha no rung below `scheduler.max_epochs` {last}: lower it, or "
+                "take kind: none"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchPlan(PlanFile):
+    """What to search, how, and with what."""
+
     config: Config
-    source: dict[str, Any] = field(compare=False)
+    """The baseline: `base` with `set`, and with the length, threads and device of a trial."""
+    source: dict[str, Any] = dataclasses.field(compare=False)
     """The file's own values, as read."""
 
     @classmethod
@@ -180,25 +218,42 @@ class SearchPlan:
     def from_dict(
         cls, values: Mapping[str, Any], *, source: str, folder: Path, config: Config | None = None
     ) -> SearchPlan:
-        """Values of a plan file → plan; `config` stands in for reading `base`. Raises PlanError with all problems."""
-        reader = _Reader(values, folder, config)
-        plan = reader.read()
-        if plan is None:
-            raise PlanError(f"{source}: " + "; ".join(reader.problems))
+        """Values of a plan file → plan; `config` stands in for reading `base`. Raises PlanError with all problems.
+
+        Whether the config lies in `space` is asked only where the rest is right.
+        """
+        values = replace_old_keys(values, OLD_KEYS, source)
+        given = {"base": None, "trials": None, "space": {}} | {k: v for k, v in values.items() if v is not None}
+        file, base, problems = None, config, list[str]()
+        try:
+            file = TypeAdapter(PlanFile).validate_python(given)
+        except ValidationError as error:
+            problems += sentences(error, PlanFile)
+        try:
+            base = config or _base_config(given["base"], given.get("set"), folder)
+        except InputError as error:
+            problems.append(str(error))
+        if file and base and not problems:
+            device = "auto" if file.resources.gpu or _is_auto_gpu(values) else "cpu"
+            fixed = dict(zip(FIXED, (file.scheduler.max_epochs, file.resources.cpu, device), strict=True))
+            plan = cls(**vars(file), config=config or base.with_values(fixed), source=values)
+            problems += dict.fromkeys(plan._conflicts())
+        if problems:
+            raise PlanError(f"{source}: " + "; ".join(problems))
         return plan
 
     def frozen(self) -> dict[str, Any]:
         """The file's values with all defaults of its sections written out, so that another version's do not change them."""
         sections = {
             name: {k: list(v) if isinstance(v, tuple) else v for k, v in vars(getattr(self, name)).items() if v != ""}
-            for name in _SECTIONS
+            for name in SECTIONS
         }
         return {**self.source, **{name: found | (self.source.get(name) or {}) for name, found in sections.items()}}
 
     @property
     def auto_gpu(self) -> bool:
-        """Whether `resources.gpu` is auto: 0 here until a timed epoch settles it for a sitting (tune.preflight.costs)."""
-        return bool((self.source.get("resources") or {}).get("gpu") == AUTO)
+        """Whether `resources.gpu` is auto: 0 here until a timed epoch decides it for a session (tune.preflight.costs)."""
+        return _is_auto_gpu(self.source)
 
     @property
     def baseline(self) -> dict[str, Any]:
@@ -218,232 +273,40 @@ class SearchPlan:
         """A trial's values → the Config that it trains."""
         return self.config.with_values(values)
 
-
-class _Reader:
-    """Collects problems instead of stopping at the first."""
-
-    def __init__(self, values: Mapping[str, Any], folder: Path, config: Config | None) -> None:
-        self.values, self.folder, self.config = values, folder, config
-        self.problems: list[str] = []
-
-    def read(self) -> SearchPlan | None:
-        known = ["base", "set", "space", "trials", *_SECTIONS]
-        self.problems += [unknown_key(str(k), dict.fromkeys(known)) for k in self.values if k not in known]
-        sections = {name: self._section(name) for name in _SECTIONS}
-        trials = self.values.get("trials")
-        if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
-            self.problems.append(f"the value of `trials` is {trials!r}, but must be a whole number, at least 1")
-        config = self.config or self._config(sections)
-        space = {key: p for key, spec in self._mapping("space").items() if (p := self._parameter(str(key), spec))}
-        if not self._mapping("space"):
-            self.problems.append("the value of `space` is empty, but must name at least one key of Config to search")
-        if config is None:
-            return None
-        plan = SearchPlan(
-            base=str(self.values["base"]),
-            set=dict(self._mapping("set")),
-            space=space,
-            trials=trials if isinstance(trials, int) else 0,
-            config=config,
-            source=dict(self.values),
-            **sections,
-        )
-        self._check_combinations(plan)
-        return None if self.problems else plan
-
-    def _mapping(self, key: str) -> Mapping[str, Any]:
-        value = self.values.get(key) or {}
-        if not isinstance(value, Mapping):
-            self._once(f"the value of `{key}` is {value!r}, but must be a mapping of its keys")
-            return {}
-        return value
-
-    def _once(self, problem: str) -> None:
-        if problem not in self.problems:
-            self.problems.append(problem)
-
-    def _section(self, name: str) -> Any:
-        cls = _SECTIONS[name]
-        own = {f.name for f in dataclasses.fields(cls)}
-        specs = specs_of(cls, name)
-        special: dict[str, Callable[[Any], str | None]] = {
-            "resources.max_concurrent": _max_concurrent,
-            "resources.gpu": lambda value: specs["resources.gpu"].problem(value) or _gpu(value),
-            "resources.epoch_timeout": functools.partial(_duration, "resources.epoch_timeout"),
-            "budget.wall": functools.partial(_duration, "budget.wall"),
-            "confirm.seeds": _seeds,
-        }
-        good: dict[str, Any] = {}
-        for short, raw in self._mapping(name).items():
-            key = f"{name}.{short}"
-            if short not in own:
-                self.problems.append(unknown_key(key, dict.fromkeys(f"{name}.{k}" for k in own)))
-                continue
-            if (key, raw) == ("resources.gpu", AUTO):
-                continue
-            value = tuple(raw) if isinstance(raw, list) else specs[key].convert(raw)
-            problem = special[key](value) if key in special else specs[key].problem(value)
-            if problem:
-                self.problems.append(problem)
-            else:
-                good[short] = value
-        return cls(**good)
-
-    def _config(self, sections: Mapping[str, Any]) -> Config | None:
-        base = self.values.get("base")
-        if not isinstance(base, str):
-            self.problems.append(f"the value of `base` is {base!r}, but must name a preset or the file of a Config")
-            return None
-        beside = self.folder / base
-        try:
-            config = Config.from_yaml(beside if beside.is_file() else base)
-            resources = sections["resources"]
-            fixed = {
-                "run.epochs": sections["scheduler"].max_epochs,
-                "run.threads": resources.cpu,
-                "run.device": "auto" if resources.gpu or self._mapping("resources").get("gpu") == AUTO else "cpu",
-            }
-            if both := [k for k in self._mapping("set") if k in fixed]:
-                raise ConfigError(f"`{both[0]}` comes from `resources` and `scheduler.max_epochs`: set it there")
-            return config.with_values({**self._mapping("set"), **fixed}, source="set")
-        except InputError as error:
-            self.problems.append(str(error))
-            return None
-
-    def _parameter(self, key: str, spec: Any) -> Parameter | None:
-        known = config_specs()
-        if key not in known:
-            self.problems.append(unknown_key(key, known))
-        elif key in ("run.epochs", "run.threads", "run.device", "run.patience"):
-            self.problems.append(f"`{key}` cannot be searched: it is part of how a trial runs, not of the model")
-        elif key in self._mapping("set"):
-            self.problems.append(f"`{key}` stands in both `set` and `space`: keep one")
-        elif not isinstance(spec, Mapping) or set(spec) not in ({"choices"}, {"low", "high"}, {"low", "high", "log"}):
-            self.problems.append(
-                f"the value of `space.{key}` is {spec!r}, but must be {{low: …, high: …}}, with log: true if wanted, "
-                "or {choices: […]}"
-            )
-        else:
-            return self._choices(key, spec["choices"]) if "choices" in spec else self._range(key, spec, known[key])
-        return None
-
-    def _choices(self, key: str, choices: Any) -> Parameter | None:
-        if not isinstance(choices, list) or not choices or len({str(c) for c in choices}) != len(choices):
-            self.problems.append(f"the value of `space.{key}.choices` is {choices!r}, but must list different values")
-            return None
-        if any(isinstance(c, list) for c in choices):
-            self.problems.append(f'the choices of `space.{key}` hold lists: write each as text, such as "l,a"')
-            return None
-        return Parameter(
-            key=key, choices=tuple(config_specs()[key].convert(c) if not _is_tuple(key) else c for c in choices)
-        )
-
-    def _range(self, key: str, spec: Mapping[str, Any], rule: FieldSpec) -> Parameter | None:
-        if rule.kind not in (int, float):
-            self.problems.append(f"`space.{key}` is no number: give {{choices: […]}} instead of a range")
-            return None
-        low, high, log = rule.convert(spec["low"]), rule.convert(spec["high"]), spec.get("log", False)
-        for end, value in (("low", low), ("high", high)):
-            if not isinstance(value, rule.kind) or isinstance(value, bool) or not math.isfinite(value):
-                kind = "a whole number" if rule.kind is int else "a number"
-                self.problems.append(f"the value of `space.{key}.{end}` is {value!r}, but must be {kind}")
-                return None
-        if not isinstance(log, bool):
-            self.problems.append(f"the value of `space.{key}.log` is {log!r}, but must be true or false")
-        elif low >= high:
-            self.problems.append(
-                f"`space.{key}` has low {low:g} and high {high:g}, but low must be below high: swap them"
-            )
-        elif log and low <= 0:
-            self.problems.append(f"`space.{key}` has log: true and low {low:g}, but a log range must start above 0")
-        else:
-            return Parameter(key=key, low=low, high=high, log=log, whole=rule.kind is int)
-        return None
-
-    def _check_combinations(self, plan: SearchPlan) -> None:
-        """Every end and choice must be a Config, alone and where keys depend on each other; the baseline must be inside."""
-        for parameter in plan.space.values():
-            for value in parameter.ends():
-                if parameter.key not in _ENTANGLED:
-                    self._try(plan, {parameter.key: value})
-            base = plan.baseline[parameter.key]
-            if not parameter.holds(base):
-                self.problems.append(
+    def _conflicts(self) -> Iterator[str]:
+        """Values of the space that exclude the baseline or, where keys depend on each other, make no Config."""
+        if self.budget.gpu_hours and not self.resources.gpu and not self.auto_gpu:
+            yield "`budget.gpu_hours` limits nothing where `resources.gpu` is 0: give one of them another value"
+        for parameter in self.space.values():
+            if not parameter.holds(base := self.baseline[parameter.key]):
+                yield (
                     f"`space.{parameter.key}` leaves out the base's own value {base!r}, which is the first trial of every "
                     "search: widen it, or take another base"
                 )
-        scheduler = plan.scheduler
-        if scheduler.kind == "asha" and scheduler.grace_epochs >= scheduler.max_epochs:
-            self.problems.append(
-                f"`scheduler.grace_epochs` {scheduler.grace_epochs} leaves asha no rung below `scheduler.max_epochs` "
-                f"{scheduler.max_epochs}: lower it, or take kind: none"
-            )
-        confirm = plan.confirm
-        if 0 < confirm.max_seeds < len(confirm.seeds):
-            self.problems.append(
-                f"`confirm.max_seeds` {confirm.max_seeds} is less than the {len(confirm.seeds)} `confirm.seeds`, which all "
-                "finalists may need: raise it, or leave it out"
-            )
-        if plan.budget.gpu_hours and not plan.resources.gpu and not plan.auto_gpu:
-            self.problems.append(
-                "`budget.gpu_hours` limits nothing where `resources.gpu` is 0: give one of them another value"
-            )
-        tangled = [plan.space[k] for k in _ENTANGLED if k in plan.space]
-        before = len(self.problems)
-        for values in itertools.product(*(p.ends() for p in tangled)):
-            self._try(plan, {p.key: v for p, v in zip(tangled, values, strict=True)})
-            if len(self.problems) > before and any(p.whole for p in tangled):
-                break  # a range can be wrong in dozens of values
-
-    def _try(self, plan: SearchPlan, values: dict[str, Any]) -> None:
-        try:
-            plan.config.with_values(values, source="space")
-        except ConfigError as error:
-            self._once(str(error))
+        dependent = [self.space[key] for key in DEPENDENT if key in self.space]
+        for values in itertools.product(*(p.ends() for p in dependent)):
+            try:
+                self.config.with_values({p.key: v for p, v in zip(dependent, values, strict=True)}, source="space")
+            except ConfigError as error:
+                yield str(error)
+                if any(p.whole for p in dependent):
+                    return  # a range can be wrong in dozens of values
 
 
-_ENTANGLED = ("model.width", "model.heads")
-"""Keys whose values must fit each other (Config's rules)."""
-
-
-def _is_tuple(key: str) -> bool:
-    return config_specs()[key].kind is tuple
-
-
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
-    if match is None:
-        raise ValueError(text)
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-
-
-def _duration(key: str, value: Any) -> str | None:
-    try:
-        if _seconds(value) > 0:
-            return None
-    except (ValueError, AttributeError):
-        pass  # said below
-    return f"the value of `{key}` is {value!r}, but must be a number above 0 with s, m, h or d, such as 90m"
-
-
-def _max_concurrent(value: Any) -> str | None:
-    if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+def _base_config(base: Any, values: Any, folder: Path) -> Config | None:
+    """The Config that a plan's `base` names, in its folder first, with its `set`; None where either has a wrong type."""
+    if not isinstance(base, str) or not isinstance(values, Mapping | None):
         return None
-    return f"the value of `resources.max_concurrent` is {value!r}, but must be auto or a whole number, at least 1"
+    if both := [key for key in values or () if key in FIXED]:
+        raise ConfigError(f"`{both[0]}` comes from `resources` and `scheduler.max_epochs`: set it there")
+    beside = folder / base
+    return Config.from_yaml(beside if beside.is_file() else base).with_values(values or {}, source="set")
 
 
-def _gpu(value: float) -> str | None:
-    if value == int(value) or 0.01 <= value < 1:
-        return None
-    if value < 0.01:
-        return f"the value of `resources.gpu` is {value!r}, but a share of a GPU must be at least 0.01: try 0.25"
-    return (
-        f"the value of `resources.gpu` is {value!r}, but must be a share of one GPU or a whole number: try {int(value)}"
-    )
+def _is_auto_gpu(values: Mapping[str, Any]) -> bool:
+    return bool((values.get("resources") or {}).get("gpu") == AUTO)
 
 
-def _seeds(value: Any) -> str | None:
-    whole = isinstance(value, tuple) and value and all(type(s) is int and 0 <= s <= MAX_SEED for s in value)
-    if whole and len(set(value)) == len(value):
-        return None
-    return f"the value of `confirm.seeds` is {value!r}, but must be a list of different whole numbers, at least 0"
+def plan_schema() -> dict[str, Any]:
+    """JSON schema of a plan's YAML file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(PlanFile).json_schema()}

@@ -9,10 +9,12 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from lfvd.config import PRESETS, Config, config_specs
+from lfvd.config import PRESETS, Config, config_keys
+from lfvd.schema import limits
 from tune.analysis.summary import SIGNIFICANCE, SeedVariance, StudySummary
 from tune.formatting import format_mean_std, format_p_value, format_percent
-from tune.plan import Parameter, SearchPlan
+from tune.parameter import Parameter
+from tune.plan import SearchPlan
 from tune.search.trials import ranked
 from tune.statistics import Difference, Resampled
 from tune.study.study import BASELINE, Study
@@ -181,8 +183,8 @@ def _wider_range(parameter: Parameter, value: float) -> tuple[float, float] | No
         step = 10.0 ** (math.floor(math.log10(abs(reach))) - 1)
         reach = float(f"{away(round(reach / step, 9)) * step:.12g}")
     reach = away(reach) if parameter.whole else reach
-    if rule := config_specs()[parameter.key].range:
-        reach = min(max(reach, rule.low), rule.high)
+    smallest, largest = limits(config_keys()[parameter.key])
+    reach = min(max(reach, smallest), largest)
     if upper:
         return (parameter.low, reach) if reach > parameter.high else None
     return (reach, parameter.high) if reach < parameter.low and (reach > 0 or not parameter.log) else None
@@ -199,5 +201,5 @@ def _next_choice(parameter: Parameter, value: Any) -> float | None:
     further = value * value / neighbour if neighbour and value else 2 * value - neighbour
     if all(type(each) is int for each in numbers):
         further = math.ceil(further) if upper else math.floor(further)
-    rule = config_specs()[parameter.key].range
-    return None if further == value or (rule and not rule.low <= further <= rule.high) else float(further)
+    smallest, largest = limits(config_keys()[parameter.key])
+    return float(further) if further != value and smallest <= further <= largest else None

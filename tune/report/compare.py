@@ -11,7 +11,7 @@ from typing import Any
 
 from tune.analysis.summary import SIGNIFICANCE
 from tune.formatting import format_hours, format_mean_std, format_p_value
-from tune.plan import Parameter
+from tune.parameter import Parameter
 from tune.report import figures, result_figures
 from tune.report.page import Chart, Group, Note, Page, Part, Row, Section, Table, write_page
 from tune.report.report import notices

@@ -21,7 +21,7 @@ from plotly.colors import sample_colorscale
 
 from lfvd.training.plots import COLOURS
 from tune.analysis.importance import Importance, finished_search
-from tune.plan import Parameter
+from tune.parameter import Parameter
 from tune.report.compute_time import Hours
 from tune.search.asha import Rungs
 from tune.search.trials import BY_HAND, STOPPED, ranked

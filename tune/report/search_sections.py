@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from tune.analysis.importance import Importance
 from tune.formatting import format_hours, format_value
-from tune.plan import Parameter
+from tune.parameter import Parameter
 from tune.report import figures
 from tune.report.page import Chart, Group, Note, Part, Row, Section, Table
 from tune.report.report_data import Material

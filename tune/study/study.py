@@ -306,7 +306,7 @@ def asked(folder: Path, read: Callable[..., SearchPlan] | None = None) -> tuple[
         plan = read(frozen["plan"], source="plan", folder=folder, config=config)
     except StudyError as error:
         raise StudyError(f"{folder}: {error}") from None
-    except (KeyError, TypeError, InputError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise StudyError(f"{folder / 'plan.yaml'}: is damaged ({error}): restore it, or start another study") from None
     return plan, data, frozen.get("info") or {}
 

@@ -12,7 +12,7 @@ from tune.analysis.conclusions import comparison, draw_conclusions, edge_warning
 from tune.analysis.importance import Importance
 from tune.analysis.summary import SeedVariance, summarize
 from tune.formatting import format_p_value
-from tune.plan import Parameter
+from tune.parameter import Parameter
 from tune.statistics import Difference
 
 LR = "optim.lr"
