@@ -289,12 +289,12 @@ def doctor(
     """Check all that a search needs, time an epoch, and estimate what it takes; exits 1 where a search would fail."""
     from tune import session
     from tune.plan import SearchPlan
-    from tune.preflight.doctor import examine
-    from tune.preflight.result import show
+    from tune.preflight.doctor import run_all_checks
+    from tune.preflight.result import print_result
     from tune.tracking import mlflow_writer
 
-    read, console, fatal = SearchPlan.from_yaml(plan), _console(), 0
-    for finding in examine(
+    read, console, failed = SearchPlan.from_yaml(plan), _console(), False
+    for result in run_all_checks(
         read,
         session.open_corpus(data, read),
         results=results,
@@ -303,9 +303,9 @@ def doctor(
         tracking_uri=tracking_uri or mlflow_writer.default_uri(results),
         verbose=verbose,
     ):
-        show(finding, console)
-        fatal += finding.fatal
-    if fatal:
+        print_result(result, console)
+        failed = failed or result.status == "error"
+    if failed:
         raise typer.Exit(1)
 
 

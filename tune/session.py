@@ -27,7 +27,7 @@ from tune.best import write_best
 from tune.execution import ray_jobs
 from tune.plan import SearchPlan
 from tune.preflight import costs, doctor
-from tune.preflight.result import Finding
+from tune.preflight.result import CheckResult
 from tune.report.report import write_report
 from tune.search.confirmation import ConfirmJobs, finalists, settled
 from tune.search.trials import FAILED, SearchJobs
@@ -155,14 +155,14 @@ def workers(
     study: Study, sealed: Corpus, console: Console, *, interrupt: Interrupt, address: str | None, verbose: bool
 ) -> Iterator[None]:
     """Ray's workers, and what can be known in their cluster at once. Raises InputError where a run would fail there."""
-    heed(doctor.before(address), console)
+    raise_or_warn(doctor.check_before_cluster(address), console)
     with ray_jobs.cluster(study.plan.resources, address=address, verbose=verbose):
         if study.plan.auto_gpu:
-            study.plan, how = costs.settle(study.plan, sealed)
+            study.plan, how = costs.measure_gpu_share(study.plan, sealed)
             console.print(f"`gpu: auto`: {how}", markup=False, soft_wrap=True)
-        found = doctor.within(study, sealed, address)
-        heed(found, console)
-        if any(finding.check == "storage" and not finding.ok for finding in found):
+        found = doctor.check_in_cluster(study, sealed, address)
+        raise_or_warn(found, console)
+        if any(result.check == "storage" and result.status != "ok" for result in found):
             study.storage = checkpoints.on_each_node(study.folder)
         with _newcomers(study, console):
             yield
@@ -182,9 +182,9 @@ def _newcomers(study: Study, console: Console) -> Iterator[None]:
         nonlocal seen
         while not done.wait(LOOK_SECONDS):
             if (now := ray_jobs.node_ids()) - seen:
-                finding = doctor.check_storage(study.storage, named="storage" in study.info)
-                if finding.ok is False:
-                    return _warn(console, f"a node joined: {finding}")
+                result = doctor.check_storage(study.storage, named="storage" in study.info)
+                if result.status != "ok":
+                    return _warn(console, f"a node joined: {result}")
             seen = now
 
     watcher = threading.Thread(target=watch, name="newcomers", daemon=True)
@@ -231,13 +231,13 @@ def run(jobs: ConfirmJobs, sealed: Corpus, console: Console) -> None:
         _warn(console, f"a {jobs.study.kind} is left out: {error}")
 
 
-def heed(findings: Iterable[Finding], console: Console) -> None:
-    """Warn of what is amiss. Raises InputError where a search would fail of it."""
-    for finding in findings:
-        if finding.ok is False and finding.fatal:
-            raise InputError(str(finding))
-        if finding.ok is False:
-            _warn(console, str(finding))
+def raise_or_warn(results: Iterable[CheckResult], console: Console) -> None:
+    """Print a warning for each check that failed. Raises InputError for a check without which a search would fail."""
+    for result in results:
+        if result.status == "error":
+            raise InputError(str(result))
+        if result.status == "warning":
+            _warn(console, str(result))
 
 
 class _Room:

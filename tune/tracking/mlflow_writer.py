@@ -47,7 +47,7 @@ def sync(study: Study, uri: str) -> None:
         raise TrackingError(_sentence(study, uri, error)) from error
 
 
-def reach(uri: str) -> str:
+def describe_server(uri: str) -> str:
     """What answers there, in words. Raises TrackingError for what does not answer, or is of another major version."""
     try:
         _client(uri).search_experiments(max_results=1)
