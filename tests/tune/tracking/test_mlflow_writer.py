@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from tune.search.trials import FAILED, STOPPED
 from tune.study.study import OBJECTIVE, DataSource, Study
 from tune.tracking import mlflow_writer
 from tune.tracking.mlflow_runs import runs_of
-from tune.tracking.mlflow_writer import Tracker, TrackingError, default_uri, sync
+from tune.tracking.mlflow_writer import Tracker, TrackingError, default_uri, describe_server, sync
 
 # The import of mlflow.store: SQLAlchemy 2.1 deprecates a loader that MLflow 3.17 uses.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -485,29 +486,61 @@ def test_a_server_that_never_answers_is_not_waited_for(study, monkeypatch):
     )
 
 
-class Refusing(BaseHTTPRequestHandler):
-    """A server that does not know its own name."""
+class Answering(BaseHTTPRequestHandler):
+    """An MLflow server, of which only some answers are needed."""
 
-    def do_GET(self):
-        from mlflow.server.security_utils import INVALID_HOST_MSG
+    version, status, text = "3.17.2", 200, "{}"
 
-        self.send_response(403)
+    def do_GET(self) -> None:
+        self._answer(200, self.version) if self.path == "/version" else self._answer(self.status, self.text)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(self.status, self.text)
+
+    def _answer(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(INVALID_HOST_MSG.encode())
+        self.wfile.write(text.encode())
 
-    def log_message(self, *args):
+    def log_message(self, *_: object) -> None:
         pass
 
 
-def test_a_host_name_that_is_refused_is_named(study):
-    search(study, 1)
-    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+@contextlib.contextmanager
+def serving(**answers: object) -> Iterator[str]:
+    """A server that answers so → its address."""
+    with HTTPServer(("127.0.0.1", 0), type("Handler", (Answering,), answers)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(
-            TrackingError, match=r"refuses the host name \(403\): start it with `--allowed-hosts 127\.0"
-        ):
-            sync(study, f"http://127.0.0.1:{server.server_port}")
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.mark.parametrize(("version", "text"), [("3.17.2", "MLflow 3.17.2 at {}"), ("<html>", "MLflow at {} answers")])
+def test_a_server_is_described(version, text):
+    with serving(version=version) as uri:
+        assert describe_server(uri) == text.format(uri)
+
+
+def test_a_server_of_another_major_version():
+    with serving(version="2.9.2") as uri, pytest.raises(TrackingError) as error:
+        describe_server(uri)
+    assert str(error.value).startswith(f"MLflow at {uri} is of version 2.9.2, which does not go with 3.")
+
+
+def test_a_host_name_that_is_refused_is_named(study):
+    from mlflow.server.security_utils import INVALID_HOST_MSG
+
+    search(study, 1)
+    with serving(status=403, text=INVALID_HOST_MSG) as uri:
+        for call in (lambda: sync(study, uri), lambda: describe_server(uri)):
+            with pytest.raises(TrackingError) as error:
+                call()
+            assert str(error.value).startswith(
+                f"MLflow at {uri} refuses the host name (403): start it with `--allowed-hosts 127.0.0.1`, or name it by its "
+                "IP address"
+            )
 
 
 def test_importing_it_does_not_import_mlflow():
@@ -525,7 +558,7 @@ def test_a_real_server(study, capfd):
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
     @contextlib.contextmanager
-    def serving():
+    def real_server():
         with (place / "server.log").open("a") as log:
             argv = [sys.executable, "-m", "mlflow", *args, *stores]
             server = subprocess.Popen(argv, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True)
@@ -540,14 +573,14 @@ def test_a_real_server(study, capfd):
         with Tracker(study, address, every=0.2) as tracker:
             search(study, 4)
             wait_for(lambda: tracker.problem)
-            with serving():
+            with real_server():
                 wait_for(lambda: tracker.problem is None, 120)
                 confirm_all(study, 3)
             wait_for(lambda: tracker.problem)
             confirm_all(study, 0)
             look(study, 3, 0)
             write_yaml(study.folder / "best.yaml", {"provenance": {"trial": 3}})
-            stack.enter_context(serving())
+            stack.enter_context(real_server())
             wait_for(lambda: tracker.problem is None, 120)
         assert tracker.problem is None
         runs = held(address, study.name)

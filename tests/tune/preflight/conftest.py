@@ -1,0 +1,12 @@
+"""Fixtures of the preflight tests."""
+
+import pytest
+
+from tune.execution import ray_jobs
+
+
+@pytest.fixture
+def two_cores(monkeypatch) -> None:
+    """A cluster of one node, as Ray would report it."""
+    monkeypatch.setattr(ray_jobs, "_nodes", lambda: [{"CPU": 2.0, "memory": 8e9}])
+    monkeypatch.setattr(ray_jobs, "counted_gpus", lambda: {"10.0.0.1": 0})
