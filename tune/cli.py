@@ -11,6 +11,7 @@ lfvd-tune resume demo           (goes on, whatever ended it; --trials N extends)
 lfvd-tune prune demo 7          (ends trial 7 by hand)
 lfvd-tune confirm demo          (only what is missing of the confirmation)
 lfvd-tune sync demo             (what MLflow missed)
+lfvd-tune schema                (the JSON schema of a plan, for an editor; --config: of a Config)
 lfvd-tune reproduce results/demo/best.yaml --data data/demo.safetensors --name paper --tables 4,6     (the paper's rows)
 
 Exit codes: 0 done, 1 nothing usable, 2 usage, 130 interrupted.
@@ -332,6 +333,19 @@ def slurm(
     ask = Allocation(nodes=nodes, gpus=gpus, cpus=cpus, time=time)
     folder = _folder(results, name or Path(plan).stem)
     print(batch_script(plan, data, folder.parent, folder.name, ask), end="")
+
+
+@app.command()
+def schema(
+    config: Annotated[bool, typer.Option("--config", help="Of a Config such as best.yaml, instead of a plan.")] = False,
+) -> None:
+    """Print the JSON schema of a plan, with which editors check and complete its keys."""
+    import json
+
+    from lfvd.config import config_schema
+    from tune.plan import plan_schema
+
+    print(json.dumps(config_schema() if config else plan_schema(), indent=2, ensure_ascii=False))
 
 
 def _folder(results: Path, name: str) -> Path:

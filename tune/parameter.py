@@ -132,15 +132,16 @@ def _check_each(key: str, values: Sequence[Any]) -> None:
 def space_schema() -> dict[str, Any]:
     """JSON schema of `space`: for each key choices or, if it is a number, a range."""
     keys = {}
-    for key, value in config_keys().items():
-        choice = {"type": "string"} if key == "data.modalities" else value
+    for key, schema in config_keys().items():
+        value = {k: v for k, v in schema.items() if k not in ("default", "description", "title")}
+        items = {"type": "string"} if key == "data.modalities" else value
         forms: list[dict[str, Any]] = [
-            {"choices": {"type": "array", "items": choice, "minItems": 1, "uniqueItems": True}}
+            {"choices": {"type": "array", "items": items, "minItems": 1, "uniqueItems": True}}
         ]
         if value["type"] in ("integer", "number"):
             forms.append({"low": value, "high": value, "log": {"type": "boolean", "default": False}})
-        whole = {"type": "object", "additionalProperties": False}
-        forms = [whole | {"properties": form, "required": list(form)[:2]} for form in forms]
-        keys[key] = {"description": value["description"], "oneOf": forms}
-    searched = {key: schema for key, schema in keys.items() if key not in NOT_SEARCHED}
+        closed = {"type": "object", "additionalProperties": False}
+        forms = [closed | {"properties": form, "required": list(form)[:2]} for form in forms]
+        keys[key] = {"description": schema["description"], "oneOf": forms}
+    searched = {key: forms for key, forms in keys.items() if key not in NOT_SEARCHED}
     return {"type": "object", "properties": searched, "additionalProperties": False, "minProperties": 1}

@@ -101,7 +101,7 @@ class ResourcesPlan:
         0.0
     )
     """GPUs a trial; a fraction shares one; auto: as many trials share one as fit (SearchPlan.auto_gpu)."""
-    max_concurrent: Annotated[int | str, _CONCURRENT] = AUTO
+    max_concurrent: Annotated[int | str, _CONCURRENT, WithJsonSchema({**_OR_AUTO, "minimum": 1})] = AUTO
     """Trials at a time; auto: as many as the cluster holds. A number above that makes an autoscaling cluster grow."""
     epoch_timeout: Annotated[str, _DURATION, _PATTERN] = "30m"
     """A trial whose epoch takes longer counts as hung: its worker is ended, and it continues on another."""
@@ -137,7 +137,13 @@ _SEEDS = require(_are_seeds, "must be a list of different whole numbers, at leas
 class ConfirmPlan:
     finalists: Annotated[Whole, Field(ge=1, le=1000)] = 8
     """Best trials that are trained again on fresh seeds, besides the baseline. A race over 8 takes about the runs of 4 without."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1), _SEEDS] = (0, 1, 2, 3, 4)
+    seeds: Annotated[tuple[int, ...], Field(min_length=1, json_schema_extra={"uniqueItems": True}), _SEEDS] = (
+        0,
+        1,
+        2,
+        3,
+        4,
+    )
     """Fresh training seeds of the confirmation; all averages of record are over these."""
     race: Switch = True
     """Drop a finalist before its last seed where it is significantly worse than the leader."""
@@ -309,4 +315,4 @@ def _is_auto_gpu(values: Mapping[str, Any]) -> bool:
 
 def plan_schema() -> dict[str, Any]:
     """JSON schema of a plan's YAML file."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(PlanFile).json_schema()}
+    return TypeAdapter(PlanFile).json_schema()

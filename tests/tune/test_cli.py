@@ -338,7 +338,7 @@ def test_a_modality_that_the_corpus_lacks(tmp_path, data, capsys):
 def test_bad_plan(tmp_path, data, capsys):
     path = plan(tmp_path / "p.yaml", trials=0)
     assert fails(capsys, "search", path, "--data", data, "--results", tmp_path / "r") == (
-        f"{path}: the value of `trials` is 0, but must be a whole number, at least 1"
+        f"{path}: the value of `trials` is 0, but must be at least 1"
     )
     path.write_text("space: [unclosed")
     assert fails(capsys, "search", path, "--data", data).startswith(f"{path}: is not valid YAML: ")

@@ -1,19 +1,23 @@
 """Plans: every shipped one reaches the trainer key by key, and every mistake is named before anything runs."""
 
+import json
 from pathlib import Path
 
+import jsonschema
 import optuna
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lfvd.config import Config, config_keys
+from lfvd.config import PRESETS, Config, config_keys
+from lfvd.files import read_yaml
 from lfvd.schema import limits
 from lfvd.training.trainer import TrainResult
 from tests.helpers.plans import PLAN, make_plan
+from tune.cli import main
 from tune.execution.worker import run_job
 from tune.parameter import Parameter
-from tune.plan import SHIPPED, PlanError, SearchPlan
+from tune.plan import SHIPPED, PlanError, SearchPlan, plan_schema
 from tune.search.trials import SearchJobs
 from tune.study.study import DataSource, Study
 
@@ -396,6 +400,61 @@ def test_whatever_a_valid_plan_samples_is_a_config(plan, seed):
         assert {key: text[key] for key in plan.space} == values
         assert all(plan.space[key].holds(value) for key, value in values.items())
     assert plan.config_of(plan.baseline) == plan.config
+
+
+SCHEMAS = {"plan": SHIPPED / "plan.schema.json", "config": PRESETS / "config.schema.json"}
+
+
+@pytest.mark.parametrize(("name", "option"), [("plan", []), ("config", ["--config"])])
+def test_shipped_schema_is_current(name, option, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["schema", *option])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == SCHEMAS[name].read_text(encoding="utf-8"), (
+        f"lfvd-tune schema {' '.join(option)} > {SCHEMAS[name]}"
+    )
+
+
+@pytest.mark.parametrize("file", [*PLANS, *PRESETS.glob("*.yaml")], ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_shipped_file_fits_the_schema_that_it_names(file):
+    first = file.read_text(encoding="utf-8").splitlines()[0]
+    schema = file.parent / first.removeprefix("# yaml-language-server: $schema=")
+    assert schema in SCHEMAS.values()
+    jsonschema.validate(read_yaml(file), json.loads(schema.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trails": 3},
+        {"sampler": {"sed": 1}},
+        {"set": {"model.wdth": 4}},
+        {"set": {"model.width": 1}},
+        {"set": {"run.epochs": 3}},
+        {"space": {"optim.lrr": {"low": 0.1, "high": 0.2}}},
+        {"space": {"optim.lr": {"low": 0.1, "hihg": 0.2}}},
+        {"space": {"model.fusion": {"choices": ["gates"]}}},
+        {"space": {"run.epochs": {"choices": [3]}}},
+        {"space": {}},
+        {"resources": {"gpu": "all"}},
+        {"budget": {"wall": 90}},
+        {"confirm": {"seeds": [1, 1]}},
+    ],
+    ids=str,
+)
+def test_schema_refuses_what_the_plan_refuses(change):
+    """A mistyped key, or a value outside its type or range."""
+    validator = jsonschema.Draft202012Validator(plan_schema())
+    assert validator.is_valid(PLAN)
+    assert not validator.is_valid({**PLAN, **change})
+    with pytest.raises(PlanError):
+        make_plan(**change)
+
+
+@pytest.mark.parametrize("change", [{"resources": {"gpu": "auto", "max_concurrent": 3}}, {"budget": {"wall": "1.5 h"}}])
+def test_schema_allows_what_the_plan_allows(change):
+    jsonschema.validate({**PLAN, **change}, plan_schema())
+    make_plan(**change)
 
 
 def test_extended():
