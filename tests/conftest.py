@@ -84,15 +84,15 @@ def address() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def connected(address: str, request: pytest.FixtureRequest) -> Iterator[None]:
     """This process as a driver of that cluster; its environment as it was, afterwards."""
-    from tune.execution import ray_jobs
+    from tune.execution import ray_cluster
     from tune.plan import ResourcesPlan
 
     before = dict(os.environ)
     this = request.module
-    ray_jobs.ray.cloudpickle.register_pickle_by_value(this)  # workers cannot import a test file
-    with ray_jobs.cluster(ResourcesPlan(), address=address):
+    ray_cluster.ray.cloudpickle.register_pickle_by_value(this)  # workers cannot import a test file
+    with ray_cluster.cluster(ResourcesPlan(), address=address):
         yield
-    ray_jobs.ray.cloudpickle.unregister_pickle_by_value(this)
+    ray_cluster.ray.cloudpickle.unregister_pickle_by_value(this)
     os.environ.clear()
     os.environ.update(before)
 

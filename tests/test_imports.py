@@ -35,8 +35,6 @@ TO_MEND = {
     "tests.lfvd.test_cli",
     "tests.lfvd.test_cli_terminal",
     "tests.tune.analysis.test_summary",
-    "tests.tune.execution.test_ray_jobs",
-    "tests.tune.execution.test_scale",
     "tests.tune.paper.test_reproduce",
     "tests.tune.search.test_confirmation",
     "tests.tune.study.test_study",

@@ -24,7 +24,7 @@ from lfvd.files import InputError
 from lfvd.training.environment import run_info
 from lfvd.training.trainer import check_fit
 from tune.best import write_best
-from tune.execution import ray_jobs
+from tune.execution import ray_cluster, ray_jobs
 from tune.plan import SearchPlan
 from tune.preflight import costs, doctor
 from tune.preflight.result import CheckResult
@@ -156,32 +156,32 @@ def workers(
 ) -> Iterator[None]:
     """Ray's workers, and what can be known in their cluster at once. Raises InputError where a run would fail there."""
     raise_or_warn(doctor.check_before_cluster(address), console)
-    with ray_jobs.cluster(study.plan.resources, address=address, verbose=verbose):
+    with ray_cluster.cluster(study.plan.resources, address=address, verbose=verbose):
         if study.plan.auto_gpu:
             study.plan, how = costs.measure_gpu_share(study.plan, sealed)
             console.print(f"`gpu: auto`: {how}", markup=False, soft_wrap=True)
         found = doctor.check_in_cluster(study, sealed, address)
         raise_or_warn(found, console)
         if any(result.check == "storage" and result.status != "ok" for result in found):
-            study.storage = checkpoints.on_each_node(study.folder)
+            study.storage = checkpoints.node_local_folder(study.folder)
         with _newcomers(study, console):
             yield
-        if not interrupt() and study.storage == checkpoints.on_each_node(study.folder):
-            ray_jobs.on_each_node(checkpoints.clear, study.storage)
+        if not interrupt() and study.storage == checkpoints.node_local_folder(study.folder):
+            ray_cluster.run_on_each_node(checkpoints.clear, study.storage)
 
 
 @contextmanager
 def _newcomers(study: Study, console: Console) -> Iterator[None]:
     """Says so, once, where a node joins that does not share the checkpoints' place, which was shared at the start."""
-    if study.storage == checkpoints.on_each_node(study.folder):  # then the start has said it
+    if study.storage == checkpoints.node_local_folder(study.folder):  # then the start has said it
         yield
         return
-    done, seen = threading.Event(), ray_jobs.node_ids()
+    done, seen = threading.Event(), ray_cluster.node_ids()
 
     def watch() -> None:
         nonlocal seen
         while not done.wait(LOOK_SECONDS):
-            if (now := ray_jobs.node_ids()) - seen:
+            if (now := ray_cluster.node_ids()) - seen:
                 result = doctor.check_storage(study.storage, named="storage" in study.info)
                 if result.status != "ok":
                     return _warn(console, f"a node joined: {result}")

@@ -112,7 +112,7 @@ def best(path: str) -> None:
 def search(path: str) -> None:
     """The product's own search, for as many epochs as the largest share of random search's."""
     from lfvd.data.corpus import Corpus
-    from tune.execution import ray_jobs
+    from tune.execution import ray_cluster, ray_jobs
     from tune.search.trials import SearchJobs
     from tune.study.study import DataSource, Study
 
@@ -126,7 +126,7 @@ def search(path: str) -> None:
     for repetition in REPETITIONS:
         if group(f"search {repetition}"):
             continue
-        with tempfile.TemporaryDirectory() as folder, ray_jobs.cluster(plan().resources):
+        with tempfile.TemporaryDirectory() as folder, ray_cluster.cluster(plan().resources):
             study = Study.start(Path(folder) / "study", plan(seed=repetition), DataSource.of(corpus, path), {})
             ray_jobs.run_jobs(Budgeted(study, lambda: False), corpus, study.plan.resources)
             runs: dict[int, dict[str, Any]] = {}

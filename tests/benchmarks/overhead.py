@@ -12,7 +12,7 @@ from turns import RUNS, median, seconds
 
 from lfvd.config import Config
 from lfvd.data.corpus import Corpus, CorpusInfo
-from tune.execution import ray_jobs
+from tune.execution import ray_cluster, ray_jobs
 from tune.plan import ResourcesPlan
 from tune.search.job import Job, Result
 
@@ -80,7 +80,7 @@ def measure() -> dict[str, float]:
     resources = ResourcesPlan(cpu=1, max_concurrent=SLOTS)
     taken = []
     for _ in range(RUNS):
-        with ray_jobs.cluster(resources):
+        with ray_cluster.cluster(resources):
             jobs = Jobs()
             taken.append(seconds(lambda jobs=jobs: ray_jobs.run_jobs(jobs, corpus, resources)))
             assert jobs.done == JOBS

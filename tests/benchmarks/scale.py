@@ -32,7 +32,7 @@ import ray.tune as ray_tune
 
 from lfvd.data.corpus import Corpus, CorpusInfo
 from lfvd.files import read_yaml
-from tune.execution import ray_jobs
+from tune.execution import ray_cluster, ray_jobs
 from tune.plan import SHIPPED, ResourcesPlan, SearchPlan
 from tune.search.job import Job, Result
 from tune.search.trials import SearchJobs
@@ -209,7 +209,7 @@ def through_ray(trials: int) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="scale-") as folder,
         writing(Path(folder) / "study"),
-        ray_jobs.cluster(resources),
+        ray_cluster.cluster(resources),
     ):
         jobs = SearchJobs(new_study(Path(folder) / "study", trials), lambda: False)
         report = jobs.report

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,14 +28,13 @@ def own_cluster(*, cpus: int, gpus: int = 0) -> Iterator[tuple[str, int]]:
     argv = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"]
     argv += [f"--node-ip-address={LOOPBACK}", f"--port={port}", f"--temp-dir={scratch}", "--include-dashboard=false"]
     argv += [f"--dashboard-agent-listen-port={free_port()}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
-    with open(Path(scratch) / "head.txt", "w") as log:
-        head = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+    head = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     try:
-        deadline = time.monotonic() + 90
-        while "Ray runtime started" not in (text := (Path(scratch) / "head.txt").read_text()):
-            assert head.poll() is None, text
-            assert time.monotonic() < deadline, text
-            time.sleep(0.2)
+        assert head.stdout is not None
+        said: list[str] = []
+        while not said or "Ray runtime started" not in said[-1]:
+            said.append(head.stdout.readline())
+            assert said[-1], "".join(said)
         yield f"{LOOPBACK}:{port}", head.pid
     finally:
         head.terminate()  # --block ends with all that it started
@@ -45,4 +43,5 @@ def own_cluster(*, cpus: int, gpus: int = 0) -> Iterator[tuple[str, int]]:
         except subprocess.TimeoutExpired:
             os.killpg(head.pid, signal.SIGKILL)
             head.wait()
+        head.stdout.close()
         shutil.rmtree(scratch, ignore_errors=True)

@@ -1,10 +1,13 @@
-"""Jobs for tests on a real Ray, and what became of them."""
+"""Jobs for tests, run on a real Ray or in this process, and what became of them."""
 
 import json
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+from lfvd.data.corpus import Corpus
+from lfvd.training.trainer import train
+from tune.execution.worker import _result
 from tune.search.job import Job, Result
 
 
@@ -49,3 +52,25 @@ def traces(checkpoint: str | Path) -> list[dict]:
 
 def untimed(history: list[dict]) -> list[dict]:
     return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+
+
+def run_here(source, corpus: Corpus, resources=None) -> None:
+    """What tune.execution.ray_jobs.run_jobs does, in this process and one job after the other."""
+
+    class Stop(Exception):
+        pass
+
+    while not source.exhausted() and (job := source.next()):
+
+        def report(record, job=job):
+            if source.report(job, json.loads(json.dumps(record))):
+                raise Stop
+
+        try:
+            run = train(job.config, corpus, job.seed, checkpoint=job.checkpoint, report=report)
+        except Stop:
+            continue
+        except ArithmeticError as error:
+            source.failed(job, f"{type(error).__name__}: {error}")
+        else:
+            source.finished(job, _result(run, keep=job.keep))

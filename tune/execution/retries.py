@@ -1,7 +1,7 @@
-"""Between a Source of jobs and Ray: attempts at jobs, who gets another one, and where. No part of Ray but its trials.
+"""Attempts at jobs and retries: which job runs again, and where. Of Ray, it knows only the trial of an attempt.
 
-A job whose worker or node is lost is started again, before all others, from its checkpoint; one for which a device was too
-small once more alone on a device; one whose epoch takes too long loses its worker, and then as the first.
+A job whose worker or node is lost starts again from its checkpoint, before all others. A job for which a device was too small
+starts once more, alone on a device. A worker whose epoch takes too long is killed, and its job starts again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ RETRIES = 2
 _T = TypeVar("_T")
 
 
-class Source(Protocol):
-    """Where jobs come from and their news go to. All calls come from one thread."""
+class JobSource(Protocol):
+    """Gives jobs and takes their reports. All calls come from one thread."""
 
     def next(self) -> Job | None:
         """A job to start now, or None."""
@@ -51,11 +51,11 @@ class Source(Protocol):
 
 @dataclass(kw_only=True)
 class Attempt:
-    """A job on a worker: a trial of Ray's. Started again, the job is another one."""
+    """One attempt at a job on a worker, a trial of Ray's. A retry is another attempt."""
 
     job: Job
     trial: Any = None
-    news: float = field(default_factory=time.monotonic)
+    last_report: float = field(default_factory=time.monotonic)
     """When it began to run, or last reported."""
 
     @property
@@ -70,18 +70,18 @@ class Attempt:
         ray.kill(self.trial.temporary_state.ray_actor)
 
 
-class Desk:
-    """What goes on between a Source and Ray, apart from both: attempts at jobs, and who gets another one.
+class JobTracker:
+    """Attempts at the jobs of a source, and which jobs get another one.
 
-    Ray would take an error of the Source itself (a broken disk, say) for one of the job, and go on: it is kept in `error`,
+    Ray would take an error of the source itself (a broken disk, say) for one of the job, and go on: it is kept in `error`,
     everything winds down, and `run_jobs` raises it.
     """
 
-    def __init__(self, source: Source, resources: ResourcesPlan) -> None:
+    def __init__(self, source: JobSource, resources: ResourcesPlan) -> None:
         self.source, self.resources = source, resources
         self.attempts: dict[str, Attempt] = {}
         self.again: list[Job] = []
-        self.fruitless: Counter[str] = Counter()  # attempts of a job since its last epoch
+        self.failures: Counter[str] = Counter()  # of a job since its last epoch
         self.hung: set[str] = set()
         self.error: Exception | None = None
 
@@ -90,65 +90,68 @@ class Desk:
 
     def next(self, attempt: str, slots: int) -> Job | None:
         """A job to start now: first of all one that lost its worker."""
-        if len(self.attempts) >= slots or self._making_room():
+        # A job that waits for a device of its own comes first: others would take the device away from it again.
+        waits = any(each.job.gpu > self.resources.gpu and not each.running for each in self.attempts.values())
+        if waits or len(self.attempts) >= slots:
             return None
         job = self.again.pop(0) if self.again else self.source.next()
         if job is not None:
             self.attempts[attempt] = Attempt(job=job)
         return job
 
-    def _making_room(self) -> bool:
-        """Whether a job waits for a device of its own, which others would take away from it again."""
-        return any(a.job.gpu > self.resources.gpu and not a.running for a in self.attempts.values())
-
     def over(self) -> bool:
-        """Nothing is at work, and nothing will be."""
+        """Whether no job runs, and none will."""
         return not self.attempts and not self.again and self.source.exhausted()
 
     def stopping(self) -> bool:
-        """Everything must wind down."""
+        """Whether everything must wind down."""
         return self.error is not None or self.source.stopping()
 
-    def report(self, attempt: str, news: Mapping[str, Any]) -> bool:
-        """What a worker says (tune.execution.worker.run_job) → whether its attempt ends."""
+    def report(self, attempt: str, report: Mapping[str, Any]) -> bool:
+        """A report of a worker (tune.execution.worker.run_job) → whether its attempt ends."""
         if attempt not in self.attempts:
             return True
         job = self.attempts[attempt].job
-        self.attempts[attempt].news = time.monotonic()
-        if "record" in news:
-            self.fruitless[job.name] = 0
-            stop = self._tell(lambda: self.source.report(job, json.loads(news["record"]))) is not None
-        elif "fault" in news:
-            self._tell(lambda: self.source.fault(job, news["fault"], news["then"]))
+        self.attempts[attempt].last_report = time.monotonic()
+        if "record" in report:
+            self.failures[job.name] = 0
+            stop = self._tell(lambda: self.source.report(job, json.loads(report["record"]))) is not None
+        elif "fault" in report:
+            self._tell(lambda: self.source.fault(job, report["fault"], report["then"]))
             stop = False
         else:
             stop = True
-            if "result" in news:
-                self._tell(lambda: self.source.finished(job, news["result"]))
-            elif "memory" in news:
-                self._too_large(job, news["failure"])
+            if "result" in report:
+                self._tell(lambda: self.source.finished(job, report["result"]))
+            elif "memory" in report:
+                self._too_large(job, report["failure"])
             else:
-                self._tell(lambda: self.source.failed(job, news["failure"]))
+                self._tell(lambda: self.source.failed(job, report["failure"]))
         if stop or self.error:
             del self.attempts[attempt]
         return stop or self.error is not None
 
     def lost(self, attempt: str, reason: str) -> None:
-        """The attempt ended in an error of its worker or node: the job is started again, unless that leads nowhere."""
+        """The attempt ended in an error of its worker or node: the job starts again, unless it failed too often.
+
+        An attempt that has ended already is ignored.
+        """
+        if attempt not in self.attempts:
+            return
         job = self.attempts.pop(attempt).job
         if attempt in self.hung:
             reason = f"no epoch within {self.resources.epoch_timeout} (`resources.epoch_timeout`): its worker was ended"
         if _DEVICE_FULL.search(reason):
             self._too_large(job, reason)
             return
-        self.fruitless[job.name] += not _NODE_LOST.search(reason)
-        if self.fruitless[job.name] > RETRIES:
+        self.failures[job.name] += not _NODE_LOST.search(reason)
+        if self.failures[job.name] > RETRIES:
             self._tell(lambda: self.source.failed(job, reason))
         else:
             self._retry(job, reason, "started again on another worker")
 
     def _too_large(self, job: Job, reason: str) -> None:
-        """A device was too small for the job: it gets one for itself, once."""
+        """A device was too small for the job: it gets a whole one, once."""
         if 0 < job.gpu < 1:
             self._retry(dataclasses.replace(job, gpu=1.0), reason, "tried once more, alone on a device")
         else:
@@ -159,12 +162,12 @@ class Desk:
         self.again.append(job)
 
     def end_hung(self) -> None:
-        """Kill the workers whose epoch takes too long; Ray then says that they are lost."""
+        """Kill the workers whose epoch takes too long; Ray then reports them as lost."""
         late = time.monotonic() - self.resources.epoch_seconds
         for attempt, each in self.attempts.items():
             if not each.running:
-                each.news = time.monotonic()
-            elif each.news < late and attempt not in self.hung:
+                each.last_report = time.monotonic()
+            elif each.last_report < late and attempt not in self.hung:
                 self.hung.add(attempt)
                 each.end()
 
@@ -180,7 +183,7 @@ class Desk:
 _NODE_LOST = re.compile(
     r"node has died|node .*(was|is) (dead|terminated|preempted)|ActorUnavailableError", re.IGNORECASE
 )
-"""Ray's words for a node that is gone: no fault of the job."""
+"""Ray's messages for a lost node, which is no failure of the job."""
 
 _DEVICE_FULL = re.compile(r"(CUDA|HIP) error: out of memory|_STATUS_ALLOC_FAILED")
-"""What torch says of a full device where its own allocator did not ask: as a process opens it, or in a library such as cuBLAS."""
+"""Messages of torch for a full device outside its own allocator: as a process opens it, or in a library such as cuBLAS."""

@@ -1,4 +1,4 @@
-"""How a Ray worker runs a job: Config → lfvd.training.trainer.train, its reports → the session."""
+"""The function that a Ray worker runs for a job: calls lfvd.training.trainer.train and reports to the session."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import gc
 import json
 import os
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfvd.files import DISK_FULL, InputError
@@ -19,22 +17,23 @@ if TYPE_CHECKING:
     from lfvd.training.trainer import TrainResult
 
 WAIT_SECONDS = 10
-"""How often a run on a full disk looks whether there is room again."""
+"""Seconds between the attempts of a run on a full disk."""
 
 
 def run_job(config: dict[str, Any], corpus: Corpus) -> None:
-    """Ray Tune's function trainable. Each report holds one of: `record` an epoch as JSON; `result` the end, a Result;
-    `fault` what happened and did not end the run, with `then`; `failure` why it ended, with `memory` where a device was
-    too small for it.
+    """Ray Tune's function trainable: train the job from its checkpoint on.
 
-    The worker serves many trials (actor reuse), so everything is built anew from the job. What would only repeat itself, a
-    diverged run or a config that does not fit, is told; anything else is raised, and tried again in a fresh process,
+    Each report holds one of: `record` an epoch as JSON; `result` the end, a Result; `fault` an event that did not end the
+    run, with `then`; `failure` why it ended, with `memory` where a device was too small for it.
+
+    The worker serves many trials (actor reuse), so everything is built anew from the job. What a retry would only repeat, a
+    diverged run or a config that does not fit, is reported. Anything else is raised and tried again in a fresh process,
     since after some errors of a device the old one is of no use.
     """
     import ray.tune as ray_tune
     import torch
 
-    from lfvd.training.trainer import NonFiniteLoss
+    from lfvd.training.trainer import CheckpointError, NonFiniteLoss, train
 
     # Ray drops a trial without a word when the last one's thread has not ended by then; the default is 2 s.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
@@ -47,37 +46,31 @@ def run_job(config: dict[str, Any], corpus: Corpus) -> None:
         gc.collect()
         torch.cuda.empty_cache()
     checkpoints.leave_behind(job.checkpoint)
+
+    def report(record: dict[str, Any]) -> None:
+        upload()
+        ray_tune.report({"record": json.dumps(record)})
+
     try:
-        with checkpoints.local(job.checkpoint) as (file, bring):
-            ray_tune.report({"result": _train(job, corpus, file, bring, ray_tune.report)})
+        with checkpoints.local(job.checkpoint) as (file, upload):
+            while True:
+                try:
+                    result = _result(train(job.config, corpus, job.seed, checkpoint=file, report=report), keep=job.keep)
+                    break
+                except CheckpointError as error:
+                    file.unlink(missing_ok=True)
+                    ray_tune.report({"fault": str(error), "then": "started over"})
+                except OSError as error:
+                    if error.errno not in DISK_FULL:
+                        raise
+                    fault = f"{error.filename or file}: {error.strerror}"
+                    ray_tune.report({"fault": fault, "then": "waiting for room"})
+                    time.sleep(WAIT_SECONDS)
+            ray_tune.report({"result": result})
     except (NonFiniteLoss, InputError) as error:
         ray_tune.report({"failure": f"{type(error).__name__}: {error}"})
     except torch.OutOfMemoryError as error:
         ray_tune.report({"failure": f"OutOfMemoryError: {' '.join(str(error).split())[:300]}", "memory": True})
-
-
-Tell = Callable[[dict[str, Any]], None]
-
-
-def _train(job: Job, corpus: Corpus, file: Path, bring: Callable[[], None], tell: Tell) -> Result:
-    """Train from the checkpoint on, also after a checkpoint that is none and a disk that was full → the result."""
-    from lfvd.training.trainer import CheckpointError, train
-
-    def report(record: dict[str, Any]) -> None:
-        bring()
-        tell({"record": json.dumps(record)})
-
-    while True:
-        try:
-            return _result(train(job.config, corpus, job.seed, checkpoint=file, report=report), keep=job.keep)
-        except CheckpointError as error:
-            file.unlink(missing_ok=True)
-            tell({"fault": str(error), "then": "started over"})
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            tell({"fault": f"{error.filename or file}: {error.strerror}", "then": "waiting for room"})
-            time.sleep(WAIT_SECONDS)
 
 
 def _result(run: TrainResult, *, keep: bool) -> Result:

@@ -20,7 +20,7 @@ from lfvd.files import InputError
 from lfvd.models.build import build_model
 from lfvd.training.environment import pick_device
 from lfvd.training.trainer import train
-from tune.execution import ray_jobs
+from tune.execution import ray_cluster
 from tune.formatting import format_size
 from tune.plan import SchedulerPlan, SearchPlan
 from tune.search.asha import Rungs
@@ -62,7 +62,7 @@ def time_epoch(plan: SearchPlan, corpus: Corpus) -> EpochCost | str:
         plan = _with_gpu(plan, 1.0 if _has_gpu(plan) else 0.0)
     device = plan.config.run.device if plan.resources.gpu else "cpu"
     config = plan.config.with_values({"run.epochs": 2, "run.patience": 0, "run.device": device})
-    return ray_jobs.run_once(measure_epoch, config, corpus, resources=plan.resources)
+    return ray_cluster.run_once(measure_epoch, config, corpus, resources=plan.resources)
 
 
 def measure_epoch(config: Config, corpus: Corpus) -> EpochCost:
@@ -91,7 +91,7 @@ def own_memory() -> int:
 
 
 def _has_gpu(plan: SearchPlan) -> bool:
-    return ray_jobs.concurrent(replace(plan.resources, gpu=1.0)) > 0
+    return ray_cluster.concurrent(replace(plan.resources, gpu=1.0)) > 0
 
 
 def _with_gpu(plan: SearchPlan, gpu: float) -> SearchPlan:

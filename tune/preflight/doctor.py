@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
-from tune.execution import ray_jobs
+from tune.execution import ray_cluster
 from tune.formatting import format_duration, format_number, format_size, join_first
 from tune.plan import ResourcesPlan, SearchPlan
 from tune.preflight import nodes
@@ -50,10 +50,10 @@ def run_all_checks(
     if any(result.status == "error" for result in first):
         return
     try:
-        with ray_jobs.cluster(ResourcesPlan(), address=address, verbose=verbose):
+        with ray_cluster.cluster(ResourcesPlan(), address=address, verbose=verbose):
             yield (resources := check_resources(plan))
             yield check_storage(folder, named=storage is not None)
-            yield from nodes.check_nodes(plan, ray_jobs.on_each_node(nodes.describe_node), address)
+            yield from nodes.check_nodes(plan, ray_cluster.run_on_each_node(nodes.describe_node), address)
             yield check_mlflow(tracking_uri)
             if resources.status == "ok":
                 yield from _check_trials(plan, corpus, results, folder)
@@ -83,7 +83,7 @@ def check_before_cluster(address: str | None) -> list[CheckResult]:
 def check_in_cluster(study: Study, corpus: Corpus, address: str | None) -> list[CheckResult]:
     """The quick checks of an open cluster. Without an address no worker is asked, which would take seconds."""
     here = address is None
-    found = {nodes.THIS_MACHINE: nodes.describe_node()} if here else ray_jobs.on_each_node(nodes.describe_node)
+    found = {nodes.THIS_MACHINE: nodes.describe_node()} if here else ray_cluster.run_on_each_node(nodes.describe_node)
     return [
         *nodes.check_nodes(study.plan, found, address),
         check_storage(study.storage, named="storage" in study.info),
@@ -100,7 +100,7 @@ def check_address(address: str | None) -> CheckResult:
     if address is None:
         return CheckResult("address", "ok", "this machine alone: no --address is given")
     try:
-        target, source = ray_jobs.leads_to(address)
+        target, source = ray_cluster.leads_to(address)
     except InputError as error:
         return CheckResult("address", "error", str(error))
     host, _, port = target.rpartition(":")
@@ -131,10 +131,10 @@ def check_token_file() -> CheckResult:
 
 def check_resources(plan: SearchPlan) -> CheckResult:
     """Whether some node has the resources of a trial."""
-    have, needs = ray_jobs.on_offer(), f"{plan.resources.cpu} CPU and {plan.resources.gpu:g} GPU"
+    have, needs = ray_cluster.on_offer(), f"{plan.resources.cpu} CPU and {plan.resources.gpu:g} GPU"
     if plan.auto_gpu:
         needs = f"{plan.resources.cpu} CPU (`gpu: auto`: the epoch below measures the share of a GPU)"
-    if trials := ray_jobs.concurrent(plan.resources):
+    if trials := ray_cluster.concurrent(plan.resources):
         return CheckResult("resources", "ok", f"{trials} at a time, each on {needs}; the nodes have {have}")
     message = f"a trial asks {needs}, but no node has that (there is {have})"
     remedy = "lower `resources.cpu` or `resources.gpu` in the plan, or name a cluster with --address"
@@ -143,10 +143,10 @@ def check_resources(plan: SearchPlan) -> CheckResult:
 
 def check_storage(storage: str, *, named: bool) -> CheckResult:
     """Whether every node can write checkpoints to one storage; named: by the user, so that it must be shared."""
-    count, unshared = ray_jobs.node_count(), dict[str, str]()
+    count, unshared = ray_cluster.node_count(), dict[str, str]()
     try:
         if count > 1 or "://" in storage:
-            unshared = ray_jobs.nodes_without(storage)
+            unshared = ray_cluster.nodes_without(storage)
         else:
             checkpoints.leave(probe := checkpoints.place(storage, f".probe-{uuid.uuid4().hex}"))
             checkpoints.delete(probe)
@@ -169,7 +169,7 @@ def check_disk(plan: SearchPlan, corpus: Corpus, folder: Path, storage: str) -> 
     needed: defaultdict[Path, int] = defaultdict(int)
     needed[_mount(folder)] += weights
     if not remote:  # while a checkpoint is replaced, the old and the new one exist
-        needed[_mount(Path(storage))] += 2 * ray_jobs.concurrent(plan.resources) * checkpoint
+        needed[_mount(Path(storage))] += 2 * ray_cluster.concurrent(plan.resources) * checkpoint
     written: defaultdict[Path, int] = defaultdict(int)
     for path in (*folder.glob("weights/*"), *Path(storage).glob("*.pt")):
         written[_mount(path.parent)] += path.stat().st_size
@@ -218,7 +218,7 @@ def check_epoch(plan: SearchPlan, epoch: EpochCost) -> CheckResult:
         message += f" and {device}: {epoch.trials_per_device} fit"
     if plan.auto_gpu:
         message += f"; `gpu: auto` is {gpu:.3g}"
-    trials, room = ray_jobs.concurrent(plan.resources), ray_jobs.concurrent(plan.resources, epoch.memory)
+    trials, room = ray_cluster.concurrent(plan.resources), ray_cluster.concurrent(plan.resources, epoch.memory)
     if room < trials:
         message += f"; {trials} run at a time, but the nodes' memory holds {room}"
         remedy = f"set `resources.max_concurrent: {max(1, room)}`, or raise `resources.cpu`"
@@ -233,7 +233,7 @@ def check_epoch(plan: SearchPlan, epoch: EpochCost) -> CheckResult:
 
 def describe_cost(plan: SearchPlan, epoch: EpochCost) -> CheckResult:
     """The plan's time and GPU-hours; never a failure."""
-    slots = max(1, ray_jobs.concurrent(plan.resources))
+    slots = max(1, ray_cluster.concurrent(plan.resources))
     cost = estimate_cost(plan, epoch.seconds, slots)
     message = f"search about {format_duration(cost.search)} of training"
     message += f" (ended by `budget.{cost.limit}`)" if cost.limit else ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from lfvd.training.environment import run_info
-from tune.execution import ray_jobs
+from tune.execution import ray_cluster
 from tune.formatting import format_size, join_first
 from tune.plan import SearchPlan
 from tune.preflight.result import CheckResult
@@ -78,7 +78,7 @@ def check_reachable(nodes: Nodes) -> Iterator[CheckResult]:
 
 def check_versions(reports: Mapping[str, NodeInfo], *, total: int) -> CheckResult:
     """Whether all nodes that answered have the same versions; total: the number of nodes."""
-    import ray.util  # here: tune.execution.ray_jobs prepares Ray's import
+    import ray.util  # here: tune.execution.ray_cluster prepares Ray's import
 
     versions = {name: report.versions for name, report in reports.items()}
     if versions.get(ray.util.get_node_ip_address()) != own_versions():
@@ -120,7 +120,7 @@ def check_gpus(plan: SearchPlan, reports: Mapping[str, NodeInfo]) -> CheckResult
     seen = f"torch sees {join_first(kinds) or 'none'}"
     if not plan.resources.gpu and not plan.auto_gpu:
         return CheckResult("gpus", "ok", f"the plan uses none ({seen})")
-    counted = ray_jobs.counted_gpus()
+    counted = ray_cluster.counted_gpus()
     if THIS_MACHINE in gpus:
         counted = {THIS_MACHINE: sum(counted.values())}
     lacking = [name for name, each in gpus.items() if len(each) < counted.get(name, 0)]

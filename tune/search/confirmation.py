@@ -52,7 +52,7 @@ def _race(study: Study, numbers: Sequence[int], scores: dict[tuple[int, int], fl
 
 
 class ConfirmJobs:
-    """The source of a confirmation's jobs (tune.execution.retries.Source): the runs that the race still wants.
+    """The source of a confirmation's jobs (tune.execution.retries.JobSource): the runs that the race still wants.
 
     numbers: the trials that take part; the finalists unless named.
     """

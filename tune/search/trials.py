@@ -82,7 +82,7 @@ class Spent:
 
 
 class SearchJobs:
-    """The source of a search's jobs (tune.execution.retries.Source)."""
+    """The source of a search's jobs (tune.execution.retries.JobSource)."""
 
     def __init__(self, study: Study, interrupted: Callable[[], bool]) -> None:
         self.study, self.plan, self.interrupted = study, study.plan, interrupted

@@ -31,7 +31,7 @@ def parse(storage: str | Path) -> str:
     return text
 
 
-def on_each_node(study: Path) -> str:
+def node_local_folder(study: Path) -> str:
     """A folder on a node's own disk for a study's checkpoints, named alike on all nodes, apart for users and studies."""
     mark = hashlib.sha256(str(study.absolute()).encode()).hexdigest()[:12]
     return str(_own_disk() / f"{study.name}-{mark}")

@@ -20,8 +20,8 @@ from optuna.trial import TrialState
 from lfvd.data.corpus import Corpus, CorpusError
 from lfvd.files import InputError
 from lfvd.training.trainer import NonFiniteLoss, TrainResult, train
-from tests.helpers.workers import Listed, traces, untimed
-from tune.execution import ray_jobs
+from tests.helpers.workers import Listed, run_here, traces, untimed
+from tune.execution import ray_cluster, ray_jobs
 from tune.execution.retries import RETRIES
 from tune.execution.worker import run_job
 from tune.plan import ResourcesPlan
@@ -38,7 +38,7 @@ pytestmark = [
 
 ENDED = TrainResult(seed=0, best_epoch=1, state={}, history=[{"epoch": 1, "seconds": 0.0}])
 
-PAIR = ("good0", "good1")
+PAIR = {"good0": "r", "good1": "w"}
 
 
 def spied_job(config: dict, corpus: Corpus) -> None:
@@ -56,10 +56,8 @@ def spied_job(config: dict, corpus: Corpus) -> None:
     while isinstance(base, np.ndarray) and base.base is not None:
         base = base.base
     note(at="memory", owner=type(base).__name__, owns=features.flags.owndata)
-    if job.name in PAIR:  # each waits until the other has begun: possible only side by side
-        deadline = time.monotonic() + 120
-        while not all(trace.with_name(f"{name}.trace").exists() for name in PAIR) and time.monotonic() < deadline:
-            time.sleep(0.05)
+    if job.name in PAIR:  # a named pipe opens only when both of its ends do: possible only side by side
+        trace.with_name("pipe").open(PAIR[job.name]).close()
     try:
         run_job(config, corpus)
     finally:  # Ray leaves by SystemExit
@@ -70,6 +68,7 @@ def test_jobs_in_parallel(connected, make_job, tiny_corpus, monkeypatch):
     """Two at a time on workers that are used again; failures with their reasons beside what goes well; the same bits."""
     monkeypatch.setattr(ray_jobs, "run_job", spied_job)
     good = [make_job(f"good{seed}", seed, run__epochs=12) for seed in range(3)]
+    os.mkfifo(Path(good[0].checkpoint).with_name("pipe"))
     nan = make_job("nan", data__modalities="a", data__standardise=False)
     missing = make_job("missing", data__modalities="l,v")
     source = Listed([good[0], good[1], missing, nan, good[2]])
@@ -191,9 +190,9 @@ def test_logical_gpus(connected, make_job, tiny_corpus, monkeypatch):
     """A quarter of a GPU that torch cannot see: trained on the CPU, one device number a worker."""
     monkeypatch.setattr(ray_jobs, "run_job", spied_job)
     resources = ResourcesPlan(gpu=0.25)
-    assert ray_jobs._slots(resources) == 2, "the cores are the limit"
-    assert ray_jobs._slots(ResourcesPlan(gpu=2)) == 1
-    assert ray_jobs._slots(ResourcesPlan(gpu=3)) == 0
+    assert ray_cluster._slots(resources) == 2, "the cores are the limit"
+    assert ray_cluster._slots(ResourcesPlan(gpu=2)) == 1
+    assert ray_cluster._slots(ResourcesPlan(gpu=3)) == 0
     jobs = [make_job(f"job{seed}", seed, gpu=0.25, run__device="auto") for seed in range(2)]
     source = Listed(jobs)
     ray_jobs.run_jobs(source, tiny_corpus, resources)
@@ -206,13 +205,12 @@ def test_logical_gpus(connected, make_job, tiny_corpus, monkeypatch):
 @pytest.mark.slow
 def test_search_on_ray(connected, make_study, tiny_corpus):
     """One at a time, the search decides as it does without Ray: the same trials, states and records."""
-    from tests.tune.search.test_confirmation import run_here, untimed
-
     one = {"resources": {"max_concurrent": 1}}
     study, alone = make_study("ray", **one), make_study("alone", **one)
     ray_jobs.run_jobs(SearchJobs(study, lambda: False), tiny_corpus, study.plan.resources)
     run_here(SearchJobs(alone, lambda: False), tiny_corpus)
-    assert untimed(study) == untimed(alone)
+    mine, theirs = (sorted(untimed(each.epochs()), key=str) for each in (study, alone))
+    assert mine == theirs
     for mine, theirs in zip(study.trials, alone.trials, strict=True):
         assert (mine.state, mine.params, mine.value) == (theirs.state, theirs.params, theirs.value)
         assert (mine.user_attrs, mine.intermediate_values) == (theirs.user_attrs, theirs.intermediate_values)
@@ -256,7 +254,7 @@ def test_nothing_to_run(connected, tiny_corpus):
 
 
 def test_no_cluster_there():
-    with pytest.raises(InputError) as error, ray_jobs.cluster(ResourcesPlan(), address="127.0.0.1:1,2"):
+    with pytest.raises(InputError) as error, ray_cluster.cluster(ResourcesPlan(), address="127.0.0.1:1,2"):
         pass
     assert str(error.value).startswith("--address 127.0.0.1:1,2: no Ray cluster answers there (")
 
@@ -284,28 +282,23 @@ def nodes(*each: tuple[float, float]) -> Callable[[], list[dict]]:
 )
 def test_slots(monkeypatch, have, cpu, gpu, slots):
     """A trial lies on one node, and a share below one on one device."""
-    monkeypatch.setattr(ray_jobs, "_nodes", nodes(*have))
-    assert ray_jobs._slots(ResourcesPlan(cpu=cpu, gpu=gpu)) == slots
+    monkeypatch.setattr(ray_cluster, "_nodes", nodes(*have))
+    assert ray_cluster._slots(ResourcesPlan(cpu=cpu, gpu=gpu)) == slots
 
 
 def test_resources_that_no_node_has(monkeypatch):
     """An error at once: Ray itself waits for ever."""
     shut = []
-    monkeypatch.setattr(ray_jobs.ray, "init", lambda **_: None)
-    monkeypatch.setattr(ray_jobs.ray, "shutdown", lambda: shut.append(1))
-    monkeypatch.setattr(ray_jobs, "_nodes", nodes((2, 0), (4, 1)))
-    with pytest.raises(InputError) as error, ray_jobs.cluster(ResourcesPlan(cpu=3, gpu=1.0 + 1)):
+    monkeypatch.setattr(ray_cluster.ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: shut.append(1))
+    monkeypatch.setattr(ray_cluster, "_nodes", nodes((2, 0), (4, 1)))
+    with pytest.raises(InputError) as error, ray_cluster.cluster(ResourcesPlan(cpu=3, gpu=1.0 + 1)):
         pass
     assert str(error.value) == (
         "`resources` asks 3 CPU and 2 GPU a trial, but no node has that (there is 2 CPU and 0 GPU; 4 CPU and 1 GPU): "
         "lower `resources.cpu` or `resources.gpu`, or name a cluster with --address"
     )
     assert shut == [1]
-
-
-def test_last_line():
-    assert ray_jobs._last_line("Traceback\n  File x\nValueError: no\n\n") == "ValueError: no"
-    assert ray_jobs._last_line(None) == ""
 
 
 @pytest.mark.parametrize(("gpu", "visible"), [(0.0, ""), (0.5, "3")])

@@ -8,9 +8,8 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.benchmarks import scale
-from tests.tune.search.test_trials import history, never
 from tune.search.trials import SearchJobs
-from tune.study.study import Study
+from tune.study.study import OBJECTIVE, Study
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def forced(monkeypatch) -> list[tuple[str, bytes]]:
 def test_the_disk_is_waited_for_once_a_start_and_twice_an_end(make_study, forced):
     """With all values of a trial before a worker acts on them, and all its epochs before its end is told."""
     study = make_study()
-    jobs = SearchJobs(study, never)
+    jobs = SearchJobs(study, lambda: False)
     jobs.finished(jobs.next(), None)  # the baseline, which waits in a queue before
     forced.clear()
     job = jobs.next()
@@ -41,9 +40,8 @@ def test_the_disk_is_waited_for_once_a_start_and_twice_an_end(make_study, forced
         for i, key in zip((-3, -2, -1), study.plan.space, strict=True)
     )
     forced.clear()
-    records = history(job, 2)
-    for record in records:
-        jobs.report(job, record)
+    for epoch in (1, 2):
+        jobs.report(job, {"epoch": epoch, "seconds": 0.5, "val/wf1": epoch / 10, OBJECTIVE: epoch / 10})
     assert forced == [], "a checkpoint would bring an epoch back"
     jobs.finished(job, None)
     [(first, epochs), (second, _)] = forced

@@ -11,7 +11,7 @@ import pytest
 from lfvd.files import InputError
 from lfvd.training.trainer import read_result, train
 from tests.helpers.plans import PLAN, make_plan
-from tune.execution import ray_jobs
+from tune.execution import ray_cluster
 from tune.plan import PlanError, SchedulerPlan
 from tune.preflight import costs
 from tune.preflight.costs import EpochCost, epochs_per_trial, estimate_cost, file_sizes, measure_gpu_share, resolve_gpu
@@ -65,13 +65,13 @@ def test_auto_gpu_without_gpus(two_cores, tiny_corpus):
 )
 def test_auto_gpu_with_gpus(monkeypatch, epoch, gpu, reason):
     calls = []
-    monkeypatch.setattr(ray_jobs, "_nodes", lambda: [{"CPU": 8, "GPU": 1}])
-    monkeypatch.setattr(ray_jobs, "run_once", lambda *args, resources: calls.append((*args, resources)) or epoch)
+    monkeypatch.setattr(ray_cluster, "_nodes", lambda: [{"CPU": 8, "GPU": 1}])
+    monkeypatch.setattr(ray_cluster, "run_once", lambda *args, resources: calls.append((*args, resources)) or epoch)
     plan, found = measure_gpu_share(make_plan(**AUTO), None)
     assert (plan.resources.gpu, found) == (gpu, reason)
     [(function, config, _, resources)] = calls
     assert (function, config.run.epochs, config.run.device, resources.gpu) == (costs.measure_epoch, 2, "auto", 1.0)
-    monkeypatch.setattr(ray_jobs, "run_once", lambda *args, resources: "NonFiniteLoss: epoch 1")
+    monkeypatch.setattr(ray_cluster, "run_once", lambda *args, resources: "NonFiniteLoss: epoch 1")
     with pytest.raises(InputError, match=r"`resources.gpu` is auto, but the epoch that measures it failed \(NonFinite"):
         measure_gpu_share(make_plan(**AUTO), None)
 
@@ -164,4 +164,4 @@ class TestOnRay:
 
     def test_resources_that_never_come(self, connected):
         resources = replace(make_plan().resources, cpu=64, epoch_timeout="1s")
-        assert ray_jobs.run_once(costs.own_memory, resources=resources) == "no answer within 1 s"
+        assert ray_cluster.run_once(costs.own_memory, resources=resources) == "no answer within 1 s"

@@ -18,7 +18,7 @@ from lfvd.data.corpus import Corpus
 from lfvd.data.simulate import simulate
 from lfvd.files import write_yaml
 from tests.helpers.plans import PLAN, make_plan
-from tune.execution import ray_jobs
+from tune.execution import ray_cluster, ray_jobs
 from tune.preflight import doctor, nodes
 from tune.preflight.costs import EpochCost, file_sizes, resolve_gpu
 from tune.preflight.result import CheckResult
@@ -62,7 +62,7 @@ class TestAddress:
     def no_other_ray(self, monkeypatch, tmp_path):
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-        monkeypatch.setattr(ray_jobs.services, "find_gcs_addresses", frozenset)
+        monkeypatch.setattr(ray_cluster.services, "find_gcs_addresses", frozenset)
 
     def test_a_variable_that_is_not_used(self, monkeypatch):
         assert doctor.check_address(None).status == "ok"
@@ -147,8 +147,8 @@ def test_resources(two_cores):
 
 
 def test_like_nodes_are_told_together(monkeypatch):
-    monkeypatch.setattr(ray_jobs, "_nodes", lambda: [{"CPU": 8, "GPU": 1}, {"CPU": 2}, {"CPU": 8, "GPU": 1}])
-    assert ray_jobs.on_offer() == "2 x 8 CPU and 1 GPU; 2 CPU and 0 GPU"
+    monkeypatch.setattr(ray_cluster, "_nodes", lambda: [{"CPU": 8, "GPU": 1}, {"CPU": 2}, {"CPU": 8, "GPU": 1}])
+    assert ray_cluster.on_offer() == "2 x 8 CPU and 1 GPU; 2 CPU and 0 GPU"
 
 
 def test_storage_of_one_node(two_cores, tmp_path):
@@ -169,8 +169,8 @@ def test_storage_of_one_node(two_cores, tmp_path):
 )
 def test_storage_that_nodes_do_not_share(monkeypatch, named, status, loss):
     unshared = {}
-    monkeypatch.setattr(ray_jobs, "node_count", lambda: 3)
-    monkeypatch.setattr(ray_jobs, "nodes_without", lambda storage: unshared)
+    monkeypatch.setattr(ray_cluster, "node_count", lambda: 3)
+    monkeypatch.setattr(ray_cluster, "nodes_without", lambda storage: unshared)
     assert doctor.check_storage("/share", named=named).message == "/share is writable, by all 3 nodes"
     unshared |= {"10.0.0.2": "it is not there", "10.0.0.3": "x"}
     result = doctor.check_storage("/share", named=named)
@@ -261,7 +261,7 @@ def test_epoch_on_a_cpu(two_cores):
     ],
 )
 def test_epoch_on_a_gpu(monkeypatch, gpu, status, message):
-    monkeypatch.setattr(ray_jobs, "_nodes", lambda: [{"CPU": 16, "GPU": 1, "memory": 100e9}])
+    monkeypatch.setattr(ray_cluster, "_nodes", lambda: [{"CPU": 16, "GPU": 1, "memory": 100e9}])
     result = doctor.check_epoch(resolve_gpu(make_plan(resources={"gpu": gpu}), ON_GPU), ON_GPU)
     assert (result.status, result.message) == (status, message)
 
@@ -302,7 +302,7 @@ def test_in_a_cluster(connected, address, make_study, tiny_corpus):
     """On two cores and two GPUs that are numbers only."""
     found = doctor.check_in_cluster(make_study(resources={"gpu": 0.5}), tiny_corpus, address)
     status = {result.check: result.status for result in found}
-    [node] = ray_jobs.on_each_node(nodes.describe_node).values()
+    [node] = ray_cluster.run_on_each_node(nodes.describe_node).values()
     access = "ok" if node.token else "warning"
     assert status == {"versions": "ok", "access": access, "gpus": "warning", "storage": "ok", "disk": "ok"}
     [gpus] = [result for result in found if result.check == "gpus"]

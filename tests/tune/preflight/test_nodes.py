@@ -16,7 +16,7 @@ import ray.util
 
 from tests.helpers.clusters import free_port, own_cluster
 from tests.helpers.plans import make_plan
-from tune.execution import ray_jobs
+from tune.execution import ray_cluster
 from tune.preflight import doctor, nodes
 from tune.preflight.nodes import NodeInfo
 
@@ -77,7 +77,7 @@ def test_access():
 
 def test_gpus(monkeypatch):
     card, counted = [("Card", 80 * 10**9)], {"10.0.0.1": 1, "10.0.0.2": 2}
-    monkeypatch.setattr(ray_jobs, "counted_gpus", lambda: counted)
+    monkeypatch.setattr(ray_cluster, "counted_gpus", lambda: counted)
     reports = {f"10.0.0.{i}": replace(a_node(), gpus=card * i) for i in (1, 2)}
     plan = make_plan(resources={"gpu": 0.5})
     seen = "torch sees 1 x Card of 80.0 GB on 10.0.0.1, 2 x Card of 80.0 GB on 10.0.0.2"
@@ -102,16 +102,16 @@ def test_nodes_are_waited_for_together(monkeypatch):
 
     def get(answer: object, timeout: float) -> None:
         waited.append(timeout)
-        raise ray_jobs.ray.exceptions.GetTimeoutError
+        raise ray_cluster.ray.exceptions.GetTimeoutError
 
     alive = [{"Alive": True, "NodeID": "0" * 56, "NodeManagerAddress": f"10.0.0.{i}"} for i in (1, 2, 3)]
     asking = SimpleNamespace(remote=lambda *_: object())
-    monkeypatch.setattr(ray_jobs.ray, "nodes", lambda: alive)
-    monkeypatch.setattr(ray_jobs.ray, "remote", lambda **_: lambda question: asking)
-    monkeypatch.setattr(ray_jobs.ray, "wait", lambda answers, num_returns, timeout: waited.append(timeout))
-    monkeypatch.setattr(ray_jobs.ray, "get", get)
-    monkeypatch.setattr(ray_jobs.ray, "cancel", lambda *_, **__: None)
-    answers = ray_jobs.on_each_node(nodes.describe_node)
+    monkeypatch.setattr(ray_cluster.ray, "nodes", lambda: alive)
+    monkeypatch.setattr(ray_cluster.ray, "remote", lambda **_: lambda question: asking)
+    monkeypatch.setattr(ray_cluster.ray, "wait", lambda answers, num_returns, timeout: waited.append(timeout))
+    monkeypatch.setattr(ray_cluster.ray, "get", get)
+    monkeypatch.setattr(ray_cluster.ray, "cancel", lambda *_, **__: None)
+    answers = ray_cluster.run_on_each_node(nodes.describe_node)
     assert answers == {f"10.0.0.{i}": "no answer within 60 s" for i in (1, 2, 3)}
     assert sum(waited) == 60
 
@@ -148,7 +148,7 @@ def test_a_node_with_another_torch(connected, address, tmp_path):
     entry.mkdir()
     (entry / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 1.2.3\n")
     with second_node(address, tmp_path):
-        answers = ray_jobs.on_each_node(nodes.describe_node)
+        answers = ray_cluster.run_on_each_node(nodes.describe_node)
         assert answers["127.0.0.3"].versions["torch"] == "1.2.3", answers
         versions, *_ = nodes.check_nodes(make_plan(), answers, address)
         ours = nodes.own_versions()["torch"]

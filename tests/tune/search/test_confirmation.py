@@ -24,12 +24,12 @@ from lfvd.files import read_yaml
 from lfvd.training.trainer import train
 from tests.helpers import ROOT
 from tests.helpers.plans import PLAN, start_study
+from tests.helpers.workers import run_here
 from tune import session
 from tune.analysis.conclusions import draw_conclusions
 from tune.analysis.summary import summarize
 from tune.best import open_test, write_best
-from tune.execution import ray_jobs
-from tune.execution.worker import _result
+from tune.execution import ray_cluster, ray_jobs
 from tune.search.confirmation import ConfirmJobs, failed_runs, finalists, mean_std, ranking, settled, standing
 from tune.search.trials import FAILED
 from tune.study.study import JOURNALS, OBJECTIVE, Study, StudyError
@@ -48,28 +48,6 @@ SHORT = {
 
 def never() -> bool:
     return False
-
-
-def run_here(source, corpus: Corpus, resources=None) -> None:
-    """What tune.execution.ray_jobs.run_jobs does, in this process and one job after the other."""
-
-    class Stop(Exception):
-        pass
-
-    while not source.exhausted() and (job := source.next()):
-
-        def report(record, job=job):
-            if source.report(job, json.loads(json.dumps(record))):
-                raise Stop
-
-        try:
-            run = train(job.config, corpus, job.seed, checkpoint=job.checkpoint, report=report)
-        except Stop:
-            continue
-        except ArithmeticError as error:
-            source.failed(job, f"{type(error).__name__}: {error}")
-        else:
-            source.finished(job, _result(run, keep=job.keep))
 
 
 def add(study: Study, state: TrialState, values: list[float], **params) -> int:
@@ -299,9 +277,9 @@ def in_this_process() -> Iterator[list[Corpus]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_jobs, "run_jobs", run_jobs)
-        patch.setattr(ray_jobs, "cluster", lambda *args, **kwargs: contextlib.nullcontext())
+        patch.setattr(ray_cluster, "cluster", lambda *args, **kwargs: contextlib.nullcontext())
         patch.setattr(session.doctor, "within", lambda *args: [])
-        patch.setattr(ray_jobs, "node_ids", frozenset)
+        patch.setattr(ray_cluster, "node_ids", frozenset)
         patch.setattr(session, "Tracker", Silent)
         yield handed
 

@@ -97,9 +97,9 @@ def test_an_epoch_is_brought_once(make_job, tiny_corpus, told, tmp_path, monkeyp
 def test_on_each_node(make_job, tiny_corpus, told, tmp_path, monkeypatch):
     """Apart for users and studies; a worker that takes its next job removes what the last one left there."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    folder = checkpoints.on_each_node(Path("results/a"))
+    folder = checkpoints.node_local_folder(Path("results/a"))
     assert folder.startswith(f"{tmp_path}/lfvd-tune-{os.getuid()}/a-")
-    assert checkpoints.on_each_node(Path("elsewhere/a")) != folder
+    assert checkpoints.node_local_folder(Path("elsewhere/a")) != folder
     places = [checkpoints.place(folder, f"{name}.pt") for name in ("one", "two")]
     for place in places:
         run_job({"job": dataclasses.replace(make_job("x"), checkpoint=place)}, tiny_corpus)
