@@ -18,7 +18,7 @@ from lfvd.data.corpus import Corpus
 from lfvd.data.simulate import simulate
 from lfvd.files import write_yaml
 from tests.helpers.plans import PLAN, make_plan
-from tune.execution import ray_cluster, ray_jobs
+from tune.execution import ray_cluster
 from tune.preflight import doctor, nodes
 from tune.preflight.costs import EpochCost, file_sizes, resolve_gpu
 from tune.preflight.result import CheckResult
@@ -289,8 +289,8 @@ def test_a_timed_epoch_that_fails(two_cores, tiny_corpus, tmp_path, monkeypatch)
 
 def test_before_a_search_on_this_machine(two_cores, make_study, tiny_corpus, monkeypatch):
     """No worker is asked, which would take seconds."""
-    for name in ("on_each_node", "run_once"):
-        monkeypatch.setattr(ray_jobs, name, lambda *_, **__: pytest.fail("a worker was asked"))
+    for name in ("run_on_each_node", "run_once"):
+        monkeypatch.setattr(ray_cluster, name, lambda *_, **__: pytest.fail("a worker was asked"))
     found = doctor.check_in_cluster(make_study(), tiny_corpus, None)
     assert {result.check: result.status for result in found} == dict.fromkeys(
         ("versions", "gpus", "storage", "disk"), "ok"
