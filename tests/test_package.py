@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 CHECK = """
-import lfvd.config, tune.paper.rows, tune.cluster.slurm, tune.plan
+import lfvd.config, tune.cluster.slurm, tune.plan, tune.published
 assert tune.cluster.slurm.TEMPLATE.is_file()
 assert set(tune.published.published()) == {"iemocap", "meld"}
 print(lfvd.__file__)
@@ -19,7 +20,15 @@ for name in ("meld", "iemocap"):
     lfvd.config.Config.from_yaml(name)
 for name in ("demo", "meld", "meld_text", "iemocap"):
     tune.plan.SearchPlan.from_yaml(name)
+assert (tune.plan.SHIPPED / "plan.schema.json").is_file()
 """
+
+
+def test_every_package_is_named():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {file.parent for house in ("lfvd", "tune") for file in (ROOT / house).rglob("*.py")}
+    there = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert there == set(settings["packages"]) - settings["package-dir"].keys()
 
 
 @pytest.mark.slow
@@ -37,4 +46,5 @@ def test_installed_package_finds_presets_and_search_spaces(tmp_path):
         [sys.executable, "-c", CHECK], cwd=tmp_path, env={"PYTHONPATH": str(site)}, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
+    assert {path.name for path in site.iterdir()} - {"bin"} == {"lfvd", "tune", "lfvd-0.1.0.dist-info"}
     assert run.stdout.strip() == str(site / "lfvd" / "__init__.py")

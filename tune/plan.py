@@ -29,7 +29,9 @@ from lfvd.files import InputError, read_yaml
 from lfvd.schema import CHECKED, NUMBER, Switch, Whole, replace_old_keys, require, sentences
 from tune.parameter import DEPENDENT, Parameter, parse_space, space_schema
 
-SHIPPED = Path(__file__).parent.parent / "search_spaces"
+_INSTALLED = Path(__file__).parent / "shipped" / "search_spaces"
+SHIPPED = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "search_spaces"
+"""Folder of the shipped plans: inside the package where it comes from a wheel, else the checkout's."""
 
 MAX_SEED = 2**31 - 1
 

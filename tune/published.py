@@ -7,7 +7,9 @@ from typing import Any
 
 from lfvd.files import InputError, read_yaml
 
-PUBLISHED = Path(__file__).parents[1] / "results" / "published.yaml"
+_INSTALLED = Path(__file__).parent / "shipped" / "results" / "published.yaml"
+PUBLISHED = _INSTALLED if _INSTALLED.is_file() else Path(__file__).parents[1] / "results" / "published.yaml"
+"""File of the paper's figures: inside the package where it comes from a wheel, else the checkout's."""
 
 
 def published() -> dict[str, Any]:
