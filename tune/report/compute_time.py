@@ -1,38 +1,37 @@
-"""What a study has used: hours of training, on GPUs or on processor cores, by trial and stage."""
+"""Compute time of a study: hours of training, on GPUs or on processor cores, by stage."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tune.study.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hours:
-    """Time of training and validation, times the share of a GPU, or without one the cores, that a trial had."""
+class ComputeTime:
+    """Hours of training and validation, times the share of a GPU, or without one the cores, of a trial."""
 
     unit: str
     """`GPU-hours` or `core-hours`."""
-    trials: dict[int, float]
-    """Of each trial of the search that came to an epoch."""
+    trials: int
+    """Trials of the search with at least one epoch."""
+    search: float
+    """Of all trials, failed and stopped ones too."""
     confirmation: float
 
-    @property
-    def search(self) -> float:
-        """Of all trials, failed and stopped ones too."""
-        return sum(self.trials.values())
 
+def compute_time(study: Study) -> ComputeTime:
+    """Sum up the study's epochs."""
+    records = study.epochs()
+    hours = [record["seconds"] * record.get("gpu", study.plan.resources.cpu) / 3600 for record in records]
 
-def hours_of(study: Study) -> Hours:
-    """Add up the study's epochs."""
-    cores, on_gpu = study.plan.resources.cpu, False
-    trials: dict[int, float] = {}
-    confirmation = 0.0
-    for record in study.tail("epochs.jsonl").new():
-        on_gpu = on_gpu or "gpu" in record
-        hours = record["seconds"] * record.get("gpu", cores) / 3600
-        if record["stage"] == "search":
-            trials[record["trial"]] = trials.get(record["trial"], 0.0) + hours
-        elif record["stage"] == study.stage:
-            confirmation += hours
-    return Hours(unit="GPU-hours" if on_gpu else "core-hours", trials=trials, confirmation=confirmation)
+    def total(stage: str) -> float:
+        return math.fsum(each for record, each in zip(records, hours, strict=True) if record["stage"] == stage)
+
+    return ComputeTime(
+        unit="GPU-hours" if any("gpu" in record for record in records) else "core-hours",
+        trials=len({record["trial"] for record in records if record["stage"] == "search"}),
+        search=total("search"),
+        confirmation=total(study.stage),
+    )

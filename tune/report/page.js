@@ -34,6 +34,7 @@ function template() {
 
 function draw() {
   const boxes = [...document.querySelectorAll(".plot")];
+  root.dataset.figures = boxes.length;
   const theme = template();
   const blue = getComputedStyle(root).getPropertyValue("--blue").trim();
   return Promise.all(boxes.map((box) => {

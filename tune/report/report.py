@@ -1,188 +1,228 @@
-"""`report.html`: what a study found, how sure that is, and what the search was worth, read from its folder alone.
+"""`report.html`: a study's results, their certainty, and the course of the search, read from its folder alone.
 
-write_report(Study.open(Path("results/demo")))      no data is read, and the test split is not looked at
+write_report(Study.open(Path("results/demo")))      reads no data and evaluates nothing
 
-An unfinished study has a page too: it says what is not known yet.
+An unfinished study has a report too; it says what is not known yet.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
-from tune.formatting import format_hours
-from tune.report import search_sections
-from tune.report import sections as result_sections
-from tune.report.figures import ending
-from tune.report.page import Listing, Note, Page, Part, Row, Section, Table, write_page
-from tune.report.report_data import Material, gather
-from tune.report.result_figures import name_of, with_interval
-from tune.report.sections import SPLIT, paper_of
-from tune.study.study import Study
-
-KICKER = "Hyperparameter search of LFVD"
+from lfvd.files import write_text
+from tune.analysis.conclusions import comparison, seed_variance_sentence
+from tune.analysis.importance import finished_search
+from tune.formatting import format_hours, format_value
+from tune.parameter import Parameter
+from tune.report import result_figures, search_figures
+from tune.report.page import render
+from tune.report.report_data import ReportData, gather, simulated_notice
+from tune.report.result_figures import mean_text, name_of
+from tune.report.search_figures import best_of, ending
+from tune.search.trials import ranked
+from tune.statistics import expected_best
+from tune.study.study import BASELINE, Study
 
 MOST_FAULTS = 30
 """Faults shown, the last ones."""
 
 
 def write_report(study: Study) -> Path:
-    """Write the report into the study's folder, atomically → its path. Raises InputError for a file that is damaged."""
-    return write_page(study.folder / "report.html", report_of(study))
+    """Write the report into the study's folder, atomically → its path. Raises InputError for a damaged file."""
+    path = study.folder / "report.html"
+    write_text(path, report_html(study))
+    return path
 
 
-def report_of(study: Study) -> Page:
+def report_html(study: Study) -> str:
     """The page."""
     if not study.trials:
-        nothing = "Nothing is known yet: no trial has begun."
-        return Page(kicker=KICKER, title=study.name, facts=[study.data.name], notices=notices(study), answer=[nothing])
-    material = gather(study)
-    confirmed = [
-        result_sections.beside_the_paper,
-        result_sections.finalists,
-        result_sections.emotions,
-        result_sections.lengths,
-        result_sections.fusion,
-    ]
-    sections = [
-        *(chapter(material) for chapter in confirmed if material.roles),
-        search_sections.history(material),
-        search_sections.curves(material),
-        search_sections.parameters(material),
-        search_sections.worth(material),
-        _faults(study),
-        _provenance(study),
-        _again(study),
-    ]
-    return Page(
-        kicker=KICKER,
+        return render(
+            "report.html",
+            title=study.name,
+            facts=[study.data.name],
+            notices=simulated_notice(study),
+            answer=["Nothing is known yet: no trial has begun."],
+            warnings=[],
+            data=None,
+        )
+    data = gather(study)
+    order, seeds = data.summary.order, len(study.plan.confirm.seeds)
+    return render(
+        "report.html",
         title=study.name,
-        facts=_facts(material),
-        notices=notices(study),
-        answer=material.statement.sentences,
-        summary=_summary(material),
-        warnings=material.statement.warnings,
-        sections=sections,
+        facts=_facts(data),
+        notices=simulated_notice(study),
+        answer=data.conclusions.sentences,
+        warnings=data.conclusions.warnings,
+        data=data,
+        study=study,
+        figures=_figures(data),
+        dropped=[each for each in order if len(each.seeds) < seeds],
+        baseline=BASELINE,
+        expected=list(expected_best([best_of(trial) for trial in ranked(study)])[0]) if ranked(study) else [],
+        summary_head=["", *(f"{split} W-F1" for split in _evaluated(data))],
+        summary_rows=_summary_rows(data),
+        paper_rows=_paper_rows(data),
+        value_rows=_value_rows(data),
+        fault_rows=_fault_rows(study),
+        faults=len(study.faults()),
+        provenance_rows=_provenance_rows(study),
+        files=_files(study),
+        commands=_commands(study),
+        comparison=comparison,
+        seed_variance_sentence=seed_variance_sentence,
+        hours=lambda hours: format_hours(hours, data.compute.unit),
     )
 
 
-def notices(study: Study) -> list[str]:
-    """That modalities are simulated."""
-    names = list(study.data.simulated)
-    if not names:
-        return []
-    which = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    verb = "are" if len(names) > 1 else "is"
-    return [
-        f"Simulated: {which} {verb} drawn from the true labels, not recorded. The scores show that the software works; they say "
-        "nothing about real data."
-    ]
+def _figures(data: ReportData) -> dict[str, Any]:
+    """All figures by name; None where there is too little to draw."""
+    study = data.study
+    differ = len({best_of(trial) for trial in ranked(study)}) > 1
+    search, keys = finished_search(study), [each.key for each in data.summary.importance] or list(study.plan.space)
+    found = {
+        "history": search_figures.history(search) if differ else None,
+        "curves": search_figures.learning_curves(study),
+        "importance": search_figures.importance_bars(data.summary.importance),
+        "slices": search_figures.slices(study, search, keys, data.roles) if differ else {},
+        "parallel": search_figures.parallel(search) if differ else None,
+        "worth": search_figures.worth(data),
+    }
+    if not data.roles:
+        return found
+    winner, seeds = data.roles["winner"].trial, len(study.plan.confirm.seeds)
+    names = {each.trial: name_of(each.trial, winner) for each in data.summary.order}
+    for each in data.summary.order:
+        if len(each.seeds) < seeds:
+            names[each.trial] += f", {len(each.seeds)} seed{'s' * (len(each.seeds) > 1)}"
+    published = data.paper.get("LFVD", {}) if data.split == "test" else {}
+    return found | {
+        "finalists": result_figures.by_seed({names[each.trial]: (study, each) for each in data.summary.order}),
+        "emotions": result_figures.f1_by_class(data.scores[data.split], data.classes, published, split=data.split),
+        "lengths": result_figures.wf1_by_dialogue_length(data.predictions[data.split]),
+        "fusion": result_figures.fusion_weights(data.predictions[data.split].get("winner")),
+    }
 
 
-def _facts(material: Material) -> list[str]:
+def _facts(data: ReportData) -> list[str]:
     """Data, size, cost and date."""
-    study = material.study
-    ends: dict[str, int] = {}
-    for trial in study.trials:
-        word = "stopped early" if ending(trial).startswith("stopped") else ending(trial)
-        ends[word] = ends.get(word, 0) + 1
-    states = ", ".join(f"{count} {word}" for word, count in ends.items())
+    study, compute = data.study, data.compute
+    ends = Counter("stopped early" if "stopped" in ending(trial) else ending(trial) for trial in study.trials)
+    states = ", ".join(f"{count} {end}" for end, count in ends.items())
     facts = [
         study.data.name,
         f"{len(study.trials)} of {study.plan.trials} trials ({states})",
         f"{len(study.confirmed())} runs of confirmation",
-        format_hours(material.hours.search + material.hours.confirmation, material.hours.unit),
+        format_hours(compute.search + compute.confirmation, compute.unit),
     ]
     return [*facts, f"begun {study.began:%Y-%m-%d}"] if study.began else facts
 
 
-def _summary(material: Material) -> list[Part]:
-    """Winner, baseline and paper in a few figures."""
-    if not material.roles:
-        return [
-            Note(
-                text="Below is the search so far. Scores on fresh seeds, by emotion and on test come with the confirmation."
-            )
-        ]
-    winner = material.roles["winner"].trial
-    splits = ["valid", *(["test"] if material.scores["test"] else [])]
+def _evaluated(data: ReportData) -> list[str]:
+    return ["validation", "test"] if data.scores["test"] else ["validation"]
+
+
+def _summary_rows(data: ReportData) -> list[list[str]]:
+    """W-F1 of winner and baseline on each split, and of LFVD as published."""
     rows = [
-        Row(
-            cells=[name_of(each.trial, winner), *(_wf1(material.scores[split].get(role, ())) for split in splits)],
-            strong=role == "winner",
-        )
-        for role, each in material.roles.items()
-    ]
-    if (paper := paper_of(material).get("LFVD")) and "test" in splits:
-        rows.append(Row(cells=["LFVD as published", "", f"{paper['wf1']:.2f}"]))
-    caption = f"Percent; mean ± half of the 95 % interval over {result_sections.seeds_of(material)}."
-    return [Table(head=["", *(f"{SPLIT[split]} W-F1" for split in splits)], rows=rows, caption=caption)]
-
-
-def _wf1(seeds: Sequence[Mapping[str, float]]) -> str:
-    return with_interval([100 * row["wf1"] for row in seeds]) if seeds else "–"
-
-
-def _faults(study: Study) -> Section:
-    how = "What went wrong on the way, and what was done about it. A fault that was made good costs time, not truth."
-    faults = study.faults()
-    parts: list[Part] = [Note(text="Nothing went wrong.")]
-    if faults:
-        rows = [
-            Row(cells=[fault["time"][:16].replace("T", " "), _where(study, fault), fault["reason"], fault["then"]])
-            for fault in faults[-MOST_FAULTS:]
+        [
+            name_of(each.trial, data.roles["winner"].trial),
+            *(mean_text(row["wf1"] for row in data.scores[split].get(role, [])) for split in _evaluated(data)),
         ]
-        parts = [Table(head=["when", "where", "what happened", "what was done"], rows=rows, prose=True)]
-    if len(faults) > MOST_FAULTS:
-        parts.append(Note(text=f"The last {MOST_FAULTS} of {len(faults)}; faults.jsonl has them all."))
-    return Section(key="faults", title="What went wrong", how=how, parts=parts)
+        for role, each in data.roles.items()
+    ]
+    if (paper := data.paper.get("LFVD")) and data.scores["test"]:
+        rows.append(["LFVD as published", "", f"{paper['wf1']:.2f}"])
+    return rows
 
 
-def _where(study: Study, fault: Mapping[str, object]) -> str:
-    """The seed is told where it is one of the plan's; those of the search are long and say nothing."""
-    keys = ("trial", "seed") if fault.get("stage") == study.stage else ("trial",)
-    return ", ".join(f"{key} {fault[key]}" for key in keys if key in fault) or "study"
+def _paper_rows(data: ReportData) -> list[list[str]]:
+    """The paper's Table 2 or 3, and below it the means of ours."""
+    keys = [*data.classes, "acc", "wf1"]
+    rows = []
+    for system, row in data.paper.items():
+        cells = ["–" if row.get(key) is None else f"{row[key]:.2f}" for key in keys]
+        rows.append(["LFVD as published" if system == "LFVD" else system, *cells])
+    for role, seeds in sorted(data.scores["test"].items()):
+        names = [key if key in ("acc", "wf1") else f"f1/{key}" for key in keys]
+        means = [100 * fmean(row[name] for row in seeds) for name in names]
+        rows.append([f"ours: {role}", *(f"{mean:.2f}" for mean in means)])
+    return rows
 
 
-def _provenance(study: Study) -> Section:
-    how = "Where the result comes from: with these a reader can tell whether two results may be compared."
-    looks = [f"{look['time'][:16].replace('T', ' ')} by {look['user']} on {look['host']}" for look in study.looks()]
+def _value_rows(data: ReportData) -> list[list[str]]:
+    """Range, baseline's and winner's value, and importance of each searched key."""
+    study, winner = data.study, data.roles.get("winner")
+    found = {each.key: each for each in data.summary.importance}
+    values = study.params_of(winner.trial) if winner else {}
+    rows = []
+    for key, parameter in study.plan.space.items():
+        importance = "–"
+        if key in found:
+            importance = f"{100 * found[key].share:.0f} %" if found[key].shown else "within chance"
+        value = format_value(values[key]) if key in values else "–"
+        rows.append([key, range_text(parameter), format_value(study.plan.baseline[key]), value, importance])
+    return rows
+
+
+def range_text(parameter: Parameter) -> str:
+    """`1e-05 to 0.01 (log)`, or the choices."""
+    if parameter.choices:
+        return ", ".join(str(choice) for choice in parameter.choices)
+    return f"{parameter.low:g} to {parameter.high:g}" + (" (log)" if parameter.log else "")
+
+
+def _fault_rows(study: Study) -> list[list[str]]:
+    """Time, place, reason and remedy of the last faults; the seed is named where it is one of the plan's."""
+    rows = []
+    for fault in study.faults()[-MOST_FAULTS:]:
+        keys = ("trial", "seed") if fault.get("stage") == study.stage else ("trial",)
+        where = ", ".join(f"{key} {fault[key]}" for key in keys if key in fault) or "study"
+        rows.append([_minute(fault), where, fault["reason"], fault["then"]])
+    return rows
+
+
+def _minute(record: Mapping[str, Any]) -> str:
+    return str(record["time"])[:16].replace("T", " ")
+
+
+def _provenance_rows(study: Study) -> list[list[str]]:
+    looks = [f"{_minute(look)} by {look['user']} on {look['host']}" for look in study.looks()]
     versions = study.info.get("versions", {})
-    facts = {
-        "data": study.data.name,
-        "fingerprint of the data": study.data.fingerprint,
-        "simulated": ", ".join(study.data.simulated) or "nothing",
-        "looks at the test split": f"{len(looks)}: {'; '.join(looks)}" if looks else "none: it is still sealed",
-        "commit": study.info.get("commit", "unknown"),
-        "device": study.info.get("device", "unknown"),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown",
-        "command": study.info.get("command", "unknown"),
-    }
-    rows = [Row(cells=[name, value]) for name, value in facts.items()]
-    paths = [path for name in ("best.yaml", "plan.yaml") if (path := study.folder / name).is_file()]
-    files = [Listing(title=path.name, text=path.read_text(encoding="utf-8"), folded=True) for path in paths]
-    return Section(
-        key="provenance", title="Provenance", how=how, parts=[Table(head=["", ""], rows=rows, prose=True), *files]
-    )
+    return [
+        ["data", study.data.name],
+        ["fingerprint of the data", study.data.fingerprint],
+        ["simulated", ", ".join(study.data.simulated) or "nothing"],
+        ["evaluations on test", f"{len(looks)}: {'; '.join(looks)}" if looks else "none: it is still sealed"],
+        ["commit", study.info.get("commit", "unknown")],
+        ["device", study.info.get("device", "unknown")],
+        ["versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown"],
+        ["command", study.info.get("command", "unknown")],
+    ]
 
 
-def _again(study: Study) -> Section:
+def _files(study: Study) -> dict[str, str]:
+    paths = [study.folder / name for name in ("best.yaml", "plan.yaml")]
+    return {path.name: path.read_text(encoding="utf-8") for path in paths if path.is_file()}
+
+
+def _commands(study: Study) -> list[str]:
+    """What trains and evaluates the winner again and extends the search; without a winner, what resumes the study."""
     best, data = study.folder / "best.yaml", os.path.relpath(study.data.path)
     resume = ["lfvd-tune", "resume", study.name, "--results", str(study.folder.parent)]
     if not best.is_file():
-        return _commands("This goes on with the search and its confirmation, whatever ended it.", [resume])
+        return [shlex.join(resume)]
     runs, seeds = f"runs/{study.name}", ",".join(str(seed) for seed in study.plan.confirm.seeds)
-    how = (
-        "On the same machine the first command trains the winner to the same scores, seed by seed; the second looks at the test "
-        "split; the last extends the search."
-    )
-    train = ["lfvd", "train", str(best), "--data", data, "--seeds", seeds, "--out", runs]
-    evaluate = ["lfvd", "evaluate", runs, "--data", data, "--split", "test"]
-    return _commands(how, [train, evaluate, [*resume, "--trials", str(2 * study.plan.trials)]])
-
-
-def _commands(how: str, commands: Sequence[Sequence[str]]) -> Section:
-    text = "\n".join(shlex.join(words) for words in commands)
-    return Section(key="again", title="Do it again", how=how, parts=[Listing(text=text)])
+    commands: Sequence[list[str]] = [
+        ["lfvd", "train", str(best), "--data", data, "--seeds", seeds, "--out", runs],
+        ["lfvd", "evaluate", runs, "--data", data, "--split", "test"],
+        [*resume, "--trials", str(2 * study.plan.trials)],
+    ]
+    return [shlex.join(words) for words in commands]

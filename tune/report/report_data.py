@@ -1,83 +1,117 @@
-"""What a report is made of, gathered once from a study's folder."""
+"""Data of a report, gathered once from a study's folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lfvd.files import InputError
 from tune.analysis.conclusions import Conclusions, draw_conclusions
 from tune.analysis.summary import StudySummary, summarize
-from tune.report.compute_time import Hours, hours_of
+from tune.published import dataset_of, published
+from tune.report.compute_time import ComputeTime, compute_time
 from tune.search.confirmation import Confirmed
 from tune.study.predictions import Predictions
 from tune.study.study import BASELINE, Study
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
-    """A study, its answer, and of winner and baseline what is known of each split; roles are `winner` and `baseline`."""
+class ReportData:
+    """A study, its results, and the scores and predictions of the roles `winner` and `baseline` on each split."""
 
     study: Study
-    answer: StudySummary
-    statement: Conclusions
-    hours: Hours
+    summary: StudySummary
+    conclusions: Conclusions
+    compute: ComputeTime
     roles: Mapping[str, Confirmed]
     """Without the baseline where it wins or was not confirmed; empty before the confirmation."""
     scores: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]
-    """`valid` and, once opened, `test` → role → the metrics of each seed in 0..1: `wf1`, `acc`, `f1/<class>`."""
+    """`validation` and `test` → role → metrics of each seed in 0..1: `wf1`, `acc`, `f1/<class>`; test: once evaluated."""
     predictions: Mapping[str, Mapping[str, Predictions]]
-    """Split → role → what it predicts, as far as files are there."""
+    """Split → role → predictions, where their file is there."""
+    paper: Mapping[str, Mapping[str, float | None]]
+    """System → class, `acc` or `wf1` → percent as the paper has them for these data; empty for other data."""
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes, in the corpus's order; empty before the first epoch."""
-        for rows in self.scores["valid"].values():
-            return [key.removeprefix("f1/") for key in rows[0] if key.startswith("f1/")]
-        return []
+        """Names of the classes in the corpus's order; empty before the confirmation."""
+        rows = self.scores["validation"].get("winner")
+        return [key.removeprefix("f1/") for key in rows[0] if key.startswith("f1/")] if rows else []
 
     @property
     def split(self) -> str:
-        """The one to judge by: `test` once it is opened, else `valid`."""
-        return "test" if self.scores["test"] else "valid"
+        """The split to judge by: `test` once it was evaluated, else `validation`."""
+        return "test" if self.scores["test"] else "validation"
+
+    @property
+    def seeds(self) -> str:
+        """`5 seeds`."""
+        count = len(self.study.plan.confirm.seeds)
+        return f"{count} seed{'s' * (count > 1)}"
+
+    @property
+    def winner_predictions(self) -> dict[str, Predictions]:
+        """Split → the winner's predictions, where they are there."""
+        return {split: roles["winner"] for split, roles in self.predictions.items() if "winner" in roles}
 
 
-def gather(study: Study) -> Material:
-    """Read a study's folder. Raises InputError for a file that is damaged."""
-    answer = summarize(study)
-    roles = _roles(answer)
-    seen = study.test_scores()
-    tests = {name: seen[each.trial] for name, each in roles.items() if each.trial in seen}
-    return Material(
+def gather(study: Study) -> ReportData:
+    """Read a study's folder. Raises InputError for a damaged file."""
+    summary = summarize(study)
+    baseline = [each for each in summary.order[1:] if each.trial == BASELINE]
+    roles = dict(zip(("winner", "baseline"), [*summary.order[:1], *baseline], strict=False))
+    runs = {(run["trial"], run["seed"]): run for run in study.confirmed()}
+    test = study.test_scores()
+    # A file of test predictions that the log of test evaluations does not name is not shown.
+    evaluated = {role: each for role, each in roles.items() if each.trial in test}
+    return ReportData(
         study=study,
-        answer=answer,
-        statement=draw_conclusions(study, answer),
-        hours=hours_of(study),
+        summary=summary,
+        conclusions=draw_conclusions(study, summary),
+        compute=compute_time(study),
         roles=roles,
-        scores={"valid": _validation(study, roles), "test": {k: [_bare(row) for row in v] for k, v in tests.items()}},
-        # A file of test that the ledger does not name has been seen by nobody, and stays so.
-        predictions={
-            "valid": _predictions(study, roles, "valid"),
-            "test": _predictions(study, {name: roles[name] for name in tests}, "test"),
+        scores={
+            "validation": {k: [_metrics(runs[v.trial, seed]) for seed in v.seeds] for k, v in roles.items()},
+            "test": {role: [_metrics(row) for row in test[each.trial]] for role, each in evaluated.items()},
         },
+        predictions={
+            "validation": _predictions(study, roles, "valid"),
+            "test": _predictions(study, evaluated, "test"),
+        },
+        paper=_paper(study.data.name),
     )
 
 
-def _roles(answer: StudySummary) -> dict[str, Confirmed]:
-    baseline = [each for each in answer.order[1:] if each.trial == BASELINE]
-    return dict(zip(("winner", "baseline"), [*answer.order[:1], *baseline], strict=False))
+def simulated_notice(study: Study) -> list[str]:
+    """A sentence that names the simulated modalities; none where all are recorded."""
+    names = list(study.data.simulated)
+    if not names:
+        return []
+    which = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return [
+        f"Simulated: {which} {'are' if len(names) > 1 else 'is'} drawn from the true labels, not recorded. The scores show that "
+        "the software works; they say nothing about real data."
+    ]
 
 
-def _validation(study: Study, roles: Mapping[str, Confirmed]) -> dict[str, list[dict[str, float]]]:
-    runs = {(run["trial"], run["seed"]): run for run in study.confirmed()}
-    return {name: [_bare(runs[each.trial, seed]) for seed in each.seeds] for name, each in roles.items()}
-
-
-def _bare(metrics: Mapping[str, float]) -> dict[str, float]:
-    """`wf1`, `acc` and `f1/<class>`, without the split before them and what else a record holds."""
-    named = {key.partition("/")[2]: value for key, value in metrics.items()}
+def _metrics(record: Mapping[str, float]) -> dict[str, float]:
+    """`wf1`, `acc` and `f1/<class>` of a record, without the split in their names."""
+    named = {key.partition("/")[2]: value for key, value in record.items()}
     return {key: value for key, value in named.items() if key in ("wf1", "acc") or key.startswith("f1/")}
 
 
 def _predictions(study: Study, roles: Mapping[str, Confirmed], split: str) -> dict[str, Predictions]:
-    paths = {name: study.predictions(each.trial, split) for name, each in roles.items()}
-    return {name: Predictions.load(path) for name, path in paths.items() if path.is_file()}
+    paths = {role: study.predictions(each.trial, split) for role, each in roles.items()}
+    return {role: Predictions.load(path) for role, path in paths.items() if path.is_file()}
+
+
+def _paper(data: str) -> dict[str, dict[str, float | None]]:
+    try:
+        dataset = published()[dataset_of(data)]
+    except InputError:
+        return {}
+    table = dataset.get("table2") or dataset["table3"]
+    return {
+        system: {**dict(zip(dataset["classes"], row["f1"], strict=True)), "acc": row["acc"], "wf1": row["wf1"]}
+        for system, row in table.items()
+    }
