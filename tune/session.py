@@ -30,7 +30,7 @@ from tune.preflight import costs, doctor
 from tune.preflight.result import CheckResult
 from tune.report.report import write_report
 from tune.search.confirmation import ConfirmJobs, finalists, settled
-from tune.search.trials import FAILED, SearchJobs
+from tune.search.trials import FAILURE, SearchJobs
 from tune.study import checkpoints
 from tune.study.lock import Requests
 from tune.study.study import BASELINE, DataSource, Study, writing
@@ -213,7 +213,7 @@ def _search(
 
 def _confirm(study: Study, sealed: Corpus, console: Console, interrupt: Callable[[], bool]) -> None:
     if not finalists(study):
-        reasons = [t.user_attrs[FAILED] for t in study.trials if FAILED in t.user_attrs]
+        reasons = [t.user_attrs[FAILURE] for t in study.trials if FAILURE in t.user_attrs]
         raise NothingUsable(f"{study.folder}: no trial came to a result; the first error: {(reasons or ['none'])[0]}")
     jobs = ConfirmJobs(study, interrupt)
     run(jobs, sealed, console)

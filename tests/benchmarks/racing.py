@@ -17,7 +17,7 @@ from tune.search.racing import Race, run_race
 BASELINE = 0
 """The first trial, as in a search."""
 
-LEVELS = (0.01, 0.05, 0.1, 0.15, racing.ALPHA, 0.25, 0.3, 0.4, 0.5)
+LEVELS = (0.01, 0.05, 0.1, 0.15, racing.RACE_ALPHA, 0.25, 0.3, 0.4, 0.5)
 """Of the race's test."""
 
 FINALISTS, SPREADS = (2, 3, 4, 6, 8, 12), (0.25, 0.75, 1.5, 3.0, 6.0)
@@ -117,11 +117,11 @@ def by_best_trial(searches: list[Search]) -> Outcome:
 
 def at_level(alpha: float, world: World, searches: list[Search]) -> Outcome:
     """The race as it would be with another level of its test."""
-    shipped, racing.ALPHA = racing.ALPHA, alpha
+    shipped, racing.RACE_ALPHA = racing.RACE_ALPHA, alpha
     try:
         return by_confirmation(world, searches, racing=True)
     finally:
-        racing.ALPHA = shipped
+        racing.RACE_ALPHA = shipped
 
 
 def with_error(values: np.ndarray) -> str:
@@ -164,7 +164,7 @@ def main() -> None:
     world = World(finalists=asked.finalists)
     print(f"{asked.searches} searches of {world}\n")
     print_ways(world, draw_many(world, asked.searches, asked.seed))
-    print(f"\nThe race at level {racing.ALPHA}: regret beyond all seeds', share of their runs\n")
+    print(f"\nThe race at level {racing.RACE_ALPHA}: regret beyond all seeds', share of their runs\n")
     print_worlds(asked.searches, asked.seed)
 
 

@@ -27,7 +27,7 @@ PLAN = {
         "model.heads": {"choices": [1, 2, 4]},
     },
     "sampler": {"kind": "tpe", "startup_trials": 4, "seed": 0},
-    "scheduler": {"kind": "asha", "grace_epochs": 1, "reduction": 2, "max_epochs": 4, "audit": 0},
+    "scheduler": {"kind": "asha", "grace_epochs": 1, "reduction": 2, "max_epochs": 4},
     "trials": 6,
     "confirm": {"finalists": 2, "seeds": [0, 1], "race": False},
 }

@@ -12,10 +12,10 @@ from pathlib import Path
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import TrialState
 
-from tune.search.asha import Rungs, audited
+from tune.search.asha import Rungs
 from tune.search.confirmation import finalists, settled, standing
 from tune.search.samplers import training_seed
-from tune.search.trials import AUDITED, BY_HAND, STOPPED
+from tune.search.trials import BY_HAND, STOPPED
 from tune.study.study import OBJECTIVE, Study
 from tune.tracking.mlflow_writer import default_uri
 
@@ -84,11 +84,6 @@ def _check_verdicts(study: Study) -> None:
         verdicts[record["trial"]].append(rungs.report(record["trial"], record["epoch"], record[OBJECTIVE]))
     for trial in study.trials:
         *before, last = verdicts[trial.number] or [None]
-        if told := [reason for reason in (*before, last) if reason and AUDITED in trial.user_attrs]:
-            assert told == [trial.user_attrs[AUDITED]], trial.number
-            assert audited(study.plan, trial.number), trial.number
-            assert trial.state != TrialState.PRUNED or trial.user_attrs[STOPPED] == BY_HAND
-            continue
         assert set(before) <= {None}, f"trial {trial.number} went on after {before}"
         assert trial.user_attrs.get(STOPPED) in ((last,) if last else (None, BY_HAND)), trial.number
         assert (trial.state == TrialState.PRUNED) == (STOPPED in trial.user_attrs), trial.number
@@ -100,7 +95,7 @@ def _check_confirmation(study: Study, histories: Histories) -> None:
     assert len(runs) == len(study.confirmed()), "a run is recorded twice"
     race, seeds = standing(study), study.plan.confirm.seeds
     assert not race.wanted
-    assert runs.keys() <= set(itertools.product(finalists(study), (*seeds, *study.plan.confirm.extra_seeds)))
+    assert runs.keys() <= set(itertools.product(finalists(study), seeds))
     assert runs.keys() >= set(itertools.product({settled(study)[0].trial, 0}, seeds))
     if not study.plan.confirm.race:
         assert runs.keys() == set(itertools.product(finalists(study), seeds))

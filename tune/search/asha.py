@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
-import numpy as np
-
-from tune.plan import SchedulerPlan, SearchPlan
+from tune.plan import SchedulerPlan
 
 
 class Rungs:
-    """Who may go on. A pure function of the reports in their order, so a restart refills it by replaying epochs.jsonl.
+    """Which trials continue: a pure function of the reports in their order, so a restart replays epochs.jsonl.
 
-    Rungs lie at grace_epochs · reduction^k below max_epochs. A trial that reaches one goes on when its value is not below
-    the top 1/reduction quantile of those that reached the rung before it; the first always goes on. A trial that was told
-    to stop is entered at no later rung, where it would lower the bar: it may have been run on (`audited`).
+    Rungs lie at grace_epochs · reduction^k below max_epochs. A trial that reaches one continues when its value is not below
+    the top 1/reduction quantile of those that reached the rung before it; the first always continues. A stopped trial
+    counts at no later rung (studies of version 0.1 hold some that ran on as an audit).
     """
 
     def __init__(self, plan: SchedulerPlan) -> None:
@@ -41,12 +39,6 @@ class Rungs:
             return None
         self.stopped.add(trial)
         return f"rung {epoch}: {value:.4f} below {cutoff:.4f}"
-
-
-def audited(plan: SearchPlan, trial: int) -> bool:
-    """Whether a trial is run on where a rung stops it: drawn from (sampler seed, trial number), `scheduler.audit` of all."""
-    draw = np.random.SeedSequence([plan.sampler.seed, trial, 0]).generate_state(1)[0]  # 1 and on: tune.search.samplers
-    return bool(draw < plan.scheduler.audit * 2**32)
 
 
 def quantile(ordered: list[float], share: float) -> float:

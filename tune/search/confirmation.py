@@ -46,9 +46,7 @@ def race_of(study: Study, numbers: Sequence[int], *, out: Collection[int] = ()) 
 
 def _race(study: Study, numbers: Sequence[int], scores: dict[tuple[int, int], float], out: Collection[int]) -> Race:
     plan = study.plan.confirm
-    return run_race(
-        scores, numbers, seeds=plan.seeds, extra=plan.extra_seeds, baseline=BASELINE, racing=plan.race, out=out
-    )
+    return run_race(scores, numbers, seeds=plan.seeds, baseline=BASELINE, racing=plan.race, out=out)
 
 
 class ConfirmJobs:
@@ -142,7 +140,7 @@ FAILED = "failed"
 class Confirmed:
     """A finalist's validation: `mean` and `std` (sample, 0 for one seed) of each `val/…` metric in 0..1, over `seeds`.
 
-    Those are all of the plan's seeds, fewer where it was dropped; what a tie took beyond them is not among them.
+    Those are all of the plan's seeds, fewer where it was dropped.
     """
 
     trial: int
@@ -151,8 +149,6 @@ class Confirmed:
     std: dict[str, float]
     scores: tuple[float, ...]
     """W-F1 at each of `seeds`."""
-    beyond: tuple[float, ...] = ()
-    """W-F1 at the seeds that a tie took beyond the plan's, in their order."""
     drop: Drop | None = None
     """When and why the race went on without it; None also where it ran all seeds nonetheless."""
 
@@ -165,8 +161,7 @@ class Confirmed:
 def ranking(study: Study) -> list[Confirmed]:
     """The finalists: first the best of those with all seeds of the plan, by its mean; then all others by theirs.
 
-    Also one that the race dropped is among the former if it has all seeds, as the baseline and former finalists do. Of those
-    that ran on beyond the plan's seeds, these decide which is the best.
+    Also one that the race dropped is among the former if it has all seeds, as the baseline and former finalists do.
     """
     plan = study.plan.confirm
     runs = {(run["trial"], run["seed"]): run for run in study.confirmed()}
@@ -177,8 +172,6 @@ def ranking(study: Study) -> list[Confirmed]:
     found = {n: _confirmed(plan, n, runs, drops.get(n)) for n in taking_part if n in whole or n in drops}
     order = sorted(found, key=lambda n: found[n].wf1, reverse=True)
     first = next((n for n in order if n in whole), None)
-    if first is not None and found[first].beyond:  # the race knows more of these
-        first = next(n for n in taking_part if found[n].beyond)
     return [found[n] for n in sorted(order, key=lambda n: n != first)]
 
 
@@ -188,11 +181,8 @@ def _confirmed(
     seeds = tuple(s for s in plan.seeds if (number, s) in runs)
     mean, std = mean_std([{k: v for k, v in runs[number, s].items() if k.startswith("val/")} for s in seeds])
     cut = drop if drop and (len(seeds) < len(plan.seeds) or drop.seeds >= len(plan.seeds)) else None
-    scores, beyond = (
-        tuple(runs[number, s]["val/wf1"] for s in some if (number, s) in runs)
-        for some in (plan.seeds, plan.extra_seeds)
-    )
-    return Confirmed(trial=number, seeds=seeds, mean=mean, std=std, scores=scores, beyond=beyond, drop=cut)
+    scores = tuple(runs[number, s]["val/wf1"] for s in seeds)
+    return Confirmed(trial=number, seeds=seeds, mean=mean, std=std, scores=scores, drop=cut)
 
 
 def settled(study: Study) -> list[Confirmed]:

@@ -1,8 +1,7 @@
 """The race over seeds: which finalists go on, which are dropped, which runs are wanted now.
 
 A function of the results alone: a restart decides the same. All that are alive run one more seed, then those are dropped that
-are significantly worse than the leader. The baseline and the winner run all planned seeds; what is then still tied goes on over
-extra ones.
+are significantly worse than the leader. The baseline and the winner run all seeds.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 
 from tune.statistics import chance_of, pooled_deviation
 
-ALPHA = 0.21
+RACE_ALPHA = 0.21
 """Level of the test that drops a finalist. Looser than usual: who is dropped by mistake is close to the leader, so that little
 is lost, and a stricter test spends the runs on telling equals apart. Loosest that costs less than 0.02 points of W-F1 beside
 running all seeds (`tests/benchmarks/racing.py`)."""
@@ -63,7 +62,6 @@ def run_race(
     finalists: Sequence[int],
     *,
     seeds: Sequence[int],
-    extra: Sequence[int] = (),
     baseline: int,
     racing: bool = True,
     out: Collection[int] = (),
@@ -71,30 +69,29 @@ def run_race(
     """How the race of the finalists stands by these scores.
 
     finalists: in the order that decides where means are equal. out: those with a failed run, which take no part any more;
-    their scores still tell how much seeds matter. racing: otherwise all run all of `seeds`, and there are no extra ones.
+    their scores still tell how much seeds matter. racing: otherwise all run all of `seeds`.
     """
-    order = (*seeds, *extra)
     alive, dropped, rounds = [trial for trial in finalists if trial not in out], list[Drop](), 0
     first = [(baseline, seed) for seed in seeds if baseline in alive]
     # The baseline's own spread is the yardstick of the first rounds: decisions wait for it.
     ready = not racing or all(run in scores for run in first)
 
     def ahead() -> Sequence[int]:
-        """Seeds to run now: all that are planned where nothing is left to decide, else the next."""
-        return seeds[rounds:] if not racing or len(alive) == 1 else order[rounds : rounds + 1]
+        """Seeds to run now: all where nothing is left to decide, else the next."""
+        return seeds[rounds:] if not racing or len(alive) == 1 else seeds[rounds : rounds + 1]
 
-    while alive and ready and ahead() and all((trial, order[rounds]) in scores for trial in alive):
+    while alive and ready and ahead() and all((trial, seeds[rounds]) in scores for trial in alive):
         rounds += 1
         if racing:
             heard = dict.fromkeys(finalists, rounds) | {drop.trial: drop.seeds for drop in dropped}
             if first:
                 heard[baseline] = max(heard[baseline], len(seeds))
-            evidence = {k: {s: scores[k, s] for s in order[:n] if (k, s) in scores} for k, n in heard.items()}
-            dropped += _worse(_ranking(scores, alive, order[:rounds]), rounds, evidence)
+            evidence = {k: {s: scores[k, s] for s in seeds[:n] if (k, s) in scores} for k, n in heard.items()}
+            dropped += _worse(_ranking(scores, alive, seeds[:rounds]), rounds, evidence)
             alive = [trial for trial in alive if trial not in {drop.trial for drop in dropped}]
     due = [*first, *((trial, seed) for seed in ahead() for trial in alive)]
     wanted = tuple(dict.fromkeys(run for run in due if run not in scores))
-    standing = tuple(_ranking(scores, alive, order[:rounds]))
+    standing = tuple(_ranking(scores, alive, seeds[:rounds]))
     return Race(alive=standing, dropped=tuple(dropped), rounds=rounds, wanted=wanted)
 
 
@@ -119,5 +116,5 @@ def _worse(ranking: Mapping[int, float], rounds: int, evidence: Mapping[int, Map
     return [
         Drop(trial=trial, seeds=rounds, leader=leader, behind=gap, p=p, deviation=deviation)
         for trial, gap, p in zip(others, behind, p, strict=True)
-        if p < ALPHA
+        if p < RACE_ALPHA
     ][::-1]

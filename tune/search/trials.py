@@ -16,15 +16,15 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.search.asha import Rungs, audited
+from tune.search.asha import Rungs
 from tune.search.job import Job, Result
 from tune.search.samplers import sampler_for, training_seed
 from tune.study.checkpoints import delete
 from tune.study.lock import Requests
 from tune.study.study import OBJECTIVE, Study, StudyError
 
-STOPPED, FAILED, AUDITED = "stopped", "failure", "audited"
-"""Trial attributes: why a trial was stopped at a rung, why it failed, why it would have been stopped but was run on."""
+STOPPED, FAILURE = "stopped", "failure"
+"""Trial attributes: why a trial was stopped at a rung, why it failed."""
 
 BY_HAND = "pruned by hand"
 """Why a trial was stopped that a person ended."""
@@ -120,7 +120,7 @@ class SearchJobs:
         for record in records:
             running.epochs, running.best = record["epoch"], record[OBJECTIVE]
             self._tell_epoch(running)
-        if reason and not self._runs_on(running, reason):
+        if reason:
             self.running[_name(running.trial)] = running
             self._stop(_name(running.trial), reason)
         else:
@@ -184,18 +184,10 @@ class SearchJobs:
         self._count(trial.number, record)
         self._tell_epoch(running)
         reason = self.rungs.report(trial.number, epoch, value)
-        if reason and not self._runs_on(running, reason):
+        if reason:
             self._stop(job.name, reason)
             return reason
         return self._pruned_by_hand(running)
-
-    def _runs_on(self, running: Running, reason: str) -> bool:
-        """Whether a trial that its rung stops is one of those run on to audit the rungs; noted with the reason."""
-        if not audited(self.plan, running.trial.number):
-            return False
-        if AUDITED not in running.trial.user_attrs:
-            running.trial.set_user_attr(AUDITED, reason)
-        return True
 
     def _tell_epoch(self, running: Running) -> None:
         # After a power cut, Optuna's file may hold an epoch more than epochs.jsonl.
@@ -235,7 +227,7 @@ class SearchJobs:
     def failed(self, job: Job, reason: str) -> None:
         """The trial broke: FAIL, so that the sampler learns nothing from it."""
         self.fault(job, reason, "failed")
-        self.running[job.name].trial.set_user_attr(FAILED, reason)
+        self.running[job.name].trial.set_user_attr(FAILURE, reason)
         self._tell(job.name, TrialState.FAIL)
 
     def _tell(self, name: str, state: TrialState, value: float | None = None) -> None:

@@ -38,7 +38,7 @@ OBJECTIVE = "val/wf1_best"
 BASELINE = 0
 """The baseline's trial number: the base's own values are the first trial of every search."""
 
-MAY_DIFFER = ("trials", "budget", "resources.max_concurrent", "resources.epoch_timeout", "confirm.max_seeds")
+MAY_DIFFER = ("trials", "budget", "resources.max_concurrent", "resources.epoch_timeout")
 """Parts of a plan that a study may go on with after a change: how much, not what."""
 
 

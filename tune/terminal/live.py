@@ -137,7 +137,7 @@ class ConfirmView:
         table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2))
         table.add_column(self.jobs.study.kind)
         confirm, race = self.jobs.study.plan.confirm, self.jobs.race
-        seeds = (*confirm.seeds, *confirm.extra_seeds[: max(0, race.rounds + 1 - len(confirm.seeds))])
+        seeds = confirm.seeds
         dropped = {drop.trial: drop for drop in race.dropped if drop.trial != BASELINE}
         for seed in seeds:
             table.add_column(f"seed {seed}", justify="right")

@@ -20,7 +20,7 @@ from lfvd.files import read_yaml
 from tune.formatting import format_mean_std
 from tune.search.confirmation import failed_runs, mean_std, standing
 from tune.search.samplers import training_seed
-from tune.search.trials import AUDITED, FAILED, STOPPED
+from tune.search.trials import FAILURE, STOPPED
 from tune.study.study import BASELINE, Study
 
 LONGEST = 5000
@@ -108,7 +108,7 @@ class Projection:
     def _trial(self, trial: FrozenTrial, at_work: bool) -> Run:
         # A stopped trial did what it should: MLflow's KILLED has the red cross of FAILED.
         ended = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
-        reasons = {k: str(trial.user_attrs[k])[:LONGEST] for k in (STOPPED, FAILED, AUDITED) if k in trial.user_attrs}
+        reasons = {k: str(trial.user_attrs[k])[:LONGEST] for k in (STOPPED, FAILURE) if k in trial.user_attrs}
         state = trial.state.name.lower() if trial.state in ended else _unfinished(at_work)[0]
         plan = self.study.plan
         seed = training_seed(plan.sampler, trial.number, taken=plan.confirm.seeds)
@@ -152,7 +152,7 @@ class _Confirmation:
     def runs(self) -> Iterator[Run]:
         """Each finalist that has begun, then its seeds."""
         for trial in dict.fromkeys(trial for trial, _ in [*self.done, *self.epochs]):
-            possible = (*self.study.plan.confirm.seeds, *self.study.plan.confirm.extra_seeds)
+            possible = self.study.plan.confirm.seeds
             seeds = [s for s in possible if (trial, s) in self.epochs or (trial, s) in self.done]
             runs = [self.seed(trial, s) for s in seeds]
             yield self.finalist(trial, runs, sum(run.seconds for run in runs))

@@ -26,7 +26,7 @@ from tune.execution.retries import RETRIES
 from tune.execution.worker import run_job
 from tune.plan import ResourcesPlan
 from tune.search.job import Job
-from tune.search.trials import FAILED, SearchJobs
+from tune.search.trials import FAILURE, SearchJobs
 from tune.study.study import Study
 
 # Ray 2.60 leaves its sockets and the ends of its pipes to the collector when a driver leaves a cluster.
@@ -164,7 +164,7 @@ def test_a_worker_that_always_dies(connected, make_study, tiny_corpus, monkeypat
     ray_jobs.run_jobs(SearchJobs(study, lambda: False), tiny_corpus, ResourcesPlan())
     [trial] = study.trials
     assert trial.state == TrialState.FAIL
-    assert "worker process has died" in trial.user_attrs[FAILED]
+    assert "worker process has died" in trial.user_attrs[FAILURE]
     assert len(traces(study.checkpoint("trial0"))) == 1 + RETRIES
     assert [(f["trial"], f["then"]) for f in study.faults()] == [(0, "started again on another worker")] * 2 + [
         (0, "failed")
@@ -180,7 +180,7 @@ def test_a_run_that_raises_each_time(connected, make_study, tiny_corpus, monkeyp
     ray_jobs.run_jobs(SearchJobs(study, lambda: False), tiny_corpus, ResourcesPlan())
     [trial] = study.trials
     assert trial.state == TrialState.FAIL
-    assert trial.user_attrs[FAILED] == "RuntimeError: the device is lost"
+    assert trial.user_attrs[FAILURE] == "RuntimeError: the device is lost"
     lines = traces(study.checkpoint("trial0"))
     assert len({line["pid"] for line in lines}) == len(lines) == 1 + RETRIES
 

@@ -31,7 +31,7 @@ from tune.analysis.summary import summarize
 from tune.best import open_test, write_best
 from tune.execution import ray_cluster, ray_jobs
 from tune.search.confirmation import ConfirmJobs, failed_runs, finalists, mean_std, ranking, settled, standing
-from tune.search.trials import FAILED
+from tune.search.trials import FAILURE
 from tune.study.study import JOURNALS, OBJECTIVE, Study, StudyError
 from tune.tracking.mlflow_runs import runs_of
 
@@ -278,7 +278,7 @@ def in_this_process() -> Iterator[list[Corpus]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_jobs, "run_jobs", run_jobs)
         patch.setattr(ray_cluster, "cluster", lambda *args, **kwargs: contextlib.nullcontext())
-        patch.setattr(session.doctor, "within", lambda *args: [])
+        patch.setattr(session.doctor, "check_in_cluster", lambda *args: [])
         patch.setattr(ray_cluster, "node_ids", frozenset)
         patch.setattr(session, "Tracker", Silent)
         yield handed
@@ -599,23 +599,6 @@ def test_the_baselines_own_values_are_no_finalist(make_study):
     assert finalists(study) == [2, 0]
 
 
-def test_a_tie_goes_on(make_study):
-    """Over seeds beyond the plan's, which decide the order but are not in the averages of record."""
-    study = make_study(confirm={**RACE, "finalists": 2, "max_seeds": 7})
-    add(study, COMPLETE, [0.4])
-    for number in (1, 2):
-        add(study, COMPLETE, [0.5], **{LR: 1e-3 * number})
-    base = [0.30, 0.31, 0.29, 0.30]
-    table = {0: base, 1: [0.50, 0.51, 0.49, 0.50, 0.49, 0.48, 0.48], 2: [0.51, 0.49, 0.51, 0.488, 0.51, 0.53, 0.52]}
-    order = raced(study, table)
-    assert (1, 4) in order
-    assert (0, 4) not in order
-    first, second, _ = ranking(study)
-    assert (first.trial, second.trial) == (2, 1)
-    assert first.wf1 < second.wf1, "of record are the plan's seeds"
-    assert first.seeds == second.seeds == (0, 1, 2, 3)
-
-
 def test_baseline_before_the_search(make_study, tiny_corpus, here):
     """All its seeds before trial 0 begins, each once; the plan may not change any more."""
     confirm = {**SHORT["confirm"], "baseline": "first"}
@@ -661,7 +644,7 @@ def test_no_trial_came_through(make_study, tiny_corpus, here, monkeypatch):
     with pytest.raises(session.NothingUsable) as error:
         sit(study, tiny_corpus)
     assert str(error.value) == (f"{study.folder}: no trial came to a result; the first error: Badtrial0: told")
-    assert [FAILED in t.user_attrs for t in study.trials] == [True, True]
+    assert [FAILURE in t.user_attrs for t in study.trials] == [True, True]
     assert not (study.folder / "best.yaml").exists()
 
 

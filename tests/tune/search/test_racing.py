@@ -14,14 +14,14 @@ from tune.search import racing
 from tune.search.racing import Drop, run_race
 from tune.statistics import pooled_deviation
 
-PLANNED, EXTRA = (10, 11, 12, 13, 14), (20, 21)
+SEEDS = (10, 11, 12, 13, 14)
 
 
 def draw(finalists, seed, *, gap=0.01, noise=0.005):
     """Scores of all finalists by all seeds; the later a finalist, the worse by about gap."""
     rng = np.random.default_rng(seed)
     quality = {k: 0.5 - gap * place * rng.random() for place, k in enumerate(finalists)}
-    return {(k, s): quality[k] + noise * float(rng.standard_normal()) for k in finalists for s in (*PLANNED, *EXTRA)}
+    return {(k, s): quality[k] + noise * float(rng.standard_normal()) for k in finalists for s in SEEDS}
 
 
 def drive(scores, finalists, rng, **settings_):
@@ -51,7 +51,7 @@ def literal_holm(p, alpha):
 def literal_race(scores, finalists, baseline):
     """Round after round, as search.md tells it → (trial, rounds, leader, σ) of each drop, and those left, best first."""
     alive, ran, drops = list(finalists), dict.fromkeys(finalists, 0), []
-    order = [*PLANNED, *EXTRA]
+    order = SEEDS
     for r in range(1, len(order) + 1):
         if len(alive) == 1:
             break
@@ -64,10 +64,10 @@ def literal_race(scores, finalists, baseline):
         deviation, degrees = pooled_deviation(used)
         lead = [np.mean([scores[leader, s] - scores[k, s] for s in order[:r]]) for k in others]
         p = stats.t.sf(np.array(lead) / (deviation * math.sqrt(2 / r)), degrees)
-        gone = [(others[i], r, leader, deviation) for i in literal_holm(p, racing.ALPHA)]
+        gone = [(others[i], r, leader, deviation) for i in literal_holm(p, racing.RACE_ALPHA)]
         drops += sorted(gone, key=lambda drop: mean[drop[0]])
         alive = [k for k in alive if k not in [drop[0] for drop in gone]]
-    seeds = PLANNED if len(alive) == 1 and r <= 5 else order[: max(ran[k] for k in alive)]
+    seeds = SEEDS if len(alive) == 1 and r <= 5 else order[: max(ran[k] for k in alive)]
     return drops, sorted(alive, key=lambda k: -np.mean([scores[k, s] for s in seeds]))
 
 
@@ -76,7 +76,7 @@ def test_the_race_is_the_literal_one(seed):
     finalists = [7, 3, 9, 0, 4][: 2 + seed % 4]
     baseline = finalists[seed % len(finalists)]
     scores = draw(finalists, seed, gap=0.01 + 0.01 * (seed % 3))
-    found = run_race(scores, finalists, seeds=PLANNED, extra=EXTRA, baseline=baseline)
+    found = run_race(scores, finalists, seeds=SEEDS, baseline=baseline)
     drops, left = literal_race(scores, finalists, baseline)
     assert [(d.trial, d.seeds, d.leader, d.deviation) for d in found.dropped] == drops
     assert list(found.alive) == left
@@ -85,25 +85,23 @@ def test_the_race_is_the_literal_one(seed):
 def test_the_literal_races_differ():
     """What the comparison above is worth: races of one round and of all, with drops and ties."""
     ends = [literal_race(draw([7, 3, 9, 0, 4], seed), [7, 3, 9, 0, 4], 0) for seed in range(40)]
-    assert {r for drops, _ in ends for _, r, *_ in drops} >= {1, 2, 3, 4, 5, 6}
+    assert {r for drops, _ in ends for _, r, *_ in drops} >= {1, 2, 3, 4, 5}
     assert {len(left) for _, left in ends} >= {1, 2, 3}
 
 
 @settings(max_examples=150, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), finalists=st.integers(1, 6), planned=st.integers(1, 5), extra=st.integers(0, 2))
-def test_the_order_of_results_does_not_matter(seed, finalists, planned, extra):
+@given(seed=st.integers(0, 2**32 - 1), finalists=st.integers(1, 6), planned=st.integers(1, 5))
+def test_the_order_of_results_does_not_matter(seed, finalists, planned):
     """Any order, any interruption: the end is that of a table that was full at once, with all the runs it speaks of."""
     rng = np.random.default_rng(seed)
     numbers = [int(k) for k in rng.permutation(20)[:finalists]]
-    baseline, seeds, more = numbers[-1], PLANNED[:planned], EXTRA[:extra]
+    baseline, seeds = numbers[-1], SEEDS[:planned]
     scores = draw(numbers, seed, gap=0.02 * rng.random())
-    end, done = drive(scores, numbers, rng, seeds=seeds, extra=more, baseline=baseline)
-    assert end == run_race(scores, numbers, seeds=seeds, extra=more, baseline=baseline)
-    assert end == run_race(done, numbers, seeds=seeds, extra=more, baseline=baseline)
-    order = (*seeds, *more)
-    ran = {drop.trial: set(order[: drop.seeds]) for drop in end.dropped} | {
-        k: set(order[: end.rounds]) for k in end.alive
-    }
+    end, done = drive(scores, numbers, rng, seeds=seeds, baseline=baseline)
+    assert end == run_race(scores, numbers, seeds=seeds, baseline=baseline)
+    assert end == run_race(done, numbers, seeds=seeds, baseline=baseline)
+    ran = {drop.trial: set(seeds[: drop.seeds]) for drop in end.dropped}
+    ran |= {k: set(seeds[: end.rounds]) for k in end.alive}
     ran[baseline] |= set(seeds)
     assert {k: {s for t, s in done if t == k} for k in numbers} == ran
     assert set(seeds) <= ran[end.alive[0]]
@@ -116,13 +114,12 @@ def test_other_numbers_the_same_race(seed):
     rng, numbers = np.random.default_rng(seed), [3, 0, 8, 5]
     scores = draw(numbers, seed)
     other = dict(zip(numbers, [int(k) for k in rng.permutation(9)[:4]], strict=True))
-    found = run_race(scores, numbers, seeds=PLANNED, extra=EXTRA, baseline=0)
+    found = run_race(scores, numbers, seeds=SEEDS, baseline=0)
     shuffled = [other[numbers[i]] for i in rng.permutation(4)]
     renamed = run_race(
         {(other[k], s): score for (k, s), score in scores.items()},
         shuffled,
-        seeds=PLANNED,
-        extra=EXTRA,
+        seeds=SEEDS,
         baseline=other[0],
     )
     assert renamed.alive == tuple(other[k] for k in found.alive)
@@ -131,21 +128,21 @@ def test_other_numbers_the_same_race(seed):
     ]
 
 
-def steady(levels, seeds=(*PLANNED, *EXTRA), wobble=0.001):
+def steady(levels, seeds=SEEDS, wobble=0.001):
     """Scores that go up and down a little by turns, each finalist about its level."""
     return {(k, s): level + wobble * (-1) ** (i + k) for k, level in levels.items() for i, s in enumerate(seeds)}
 
 
 def only(scores, **seeds_of):
     """Some finalists' first runs: t7=2 are the first two of trial 7."""
-    order = (*PLANNED, *EXTRA)
+    order = SEEDS
     return {(k, s): v for (k, s), v in scores.items() if s in order[: seeds_of.get(f"t{k}", 0)]}
 
 
 def test_what_is_wanted_as_a_race_goes_on():
     scores = steady({7: 0.5301, 3: 0.53, 0: 0.50})
-    ask = {"finalists": [7, 3, 0], "seeds": PLANNED, "baseline": 0}
-    every = tuple((0, s) for s in PLANNED)
+    ask = {"finalists": [7, 3, 0], "seeds": SEEDS, "baseline": 0}
+    every = tuple((0, s) for s in SEEDS)
     start = run_race({}, **ask)
     assert (start.wanted, start.alive, start.rounds) == ((*every, (7, 10), (3, 10)), (7, 3, 0), 0)
     waiting = run_race(only(scores, t0=4, t7=1, t3=1), **ask)
@@ -163,44 +160,30 @@ def test_what_is_wanted_as_a_race_goes_on():
 
 def test_what_is_left_alone_wants_all_its_seeds_at_once():
     scores = steady({7: 0.60, 3: 0.50, 0: 0.50})
-    found = run_race(only(scores, t0=5, t7=1, t3=1), [7, 3, 0], seeds=PLANNED, extra=EXTRA, baseline=0)
-    assert found.wanted == tuple((7, s) for s in PLANNED[1:])
+    found = run_race(only(scores, t0=5, t7=1, t3=1), [7, 3, 0], seeds=SEEDS, baseline=0)
+    assert found.wanted == tuple((7, s) for s in SEEDS[1:])
     assert {drop.trial for drop in found.dropped} == {3, 0}
-    assert run_race(scores, [7, 3, 0], seeds=PLANNED, extra=EXTRA, baseline=0).wanted == ()
+    assert run_race(scores, [7, 3, 0], seeds=SEEDS, baseline=0).wanted == ()
 
 
 def test_the_baseline_can_win_and_others_fall_against_it():
     scores = steady({7: 0.50, 0: 0.60})
-    end = run_race(only(scores, t0=5, t7=1), [7, 0], seeds=PLANNED, baseline=0)
+    end = run_race(only(scores, t0=5, t7=1), [7, 0], seeds=SEEDS, baseline=0)
     assert (end.alive, end.wanted, end.rounds) == ((0,), (), 5)
     assert [(d.trial, d.leader, d.seeds) for d in end.dropped] == [(7, 0, 1)]
 
 
-def test_a_tie_goes_on_over_the_extra_seeds_one_by_one():
-    levels = {7: 0.53, 3: 0.53, 0: 0.50}
-    scores = steady(levels, wobble=0.002)
-    ask = {"finalists": [7, 3, 0], "seeds": PLANNED, "extra": EXTRA, "baseline": 0}
-    tied = run_race(only(scores, t0=5, t7=5, t3=5), **ask)
-    assert set(tied.wanted) == {(7, 20), (3, 20)}
-    assert tied.rounds == 5
-    used_up = run_race(scores, **ask)
-    assert (used_up.rounds, used_up.wanted, len(used_up.alive)) == (7, (), 2)
-    settled = run_race({**scores, (7, 20): 0.56, (3, 20): 0.50}, **ask)
-    assert (settled.alive, settled.rounds, settled.wanted) == ((7,), 6, ())
-    assert settled.dropped[-1].seeds == 6
-
-
-def test_without_racing_all_run_all_planned_seeds():
+def test_without_racing_all_run_all_seeds():
     finalists = [7, 3, 9, 0]
     scores = draw(finalists, 0, gap=0.2)
-    ask = {"seeds": PLANNED, "extra": EXTRA, "baseline": 0, "racing": False}
-    every = set(itertools.product(finalists, PLANNED))
+    ask = {"seeds": SEEDS, "baseline": 0, "racing": False}
+    every = set(itertools.product(finalists, SEEDS))
     start = run_race({}, finalists, **ask)
     assert set(start.wanted) == every
-    assert start.wanted[:5] == tuple((0, s) for s in PLANNED)
+    assert start.wanted[:5] == tuple((0, s) for s in SEEDS)
     end, done = drive(scores, finalists, np.random.default_rng(0), **ask)
     assert done.keys() == every
-    mean = {k: np.mean([scores[k, s] for s in PLANNED]) for k in finalists}
+    mean = {k: np.mean([scores[k, s] for s in SEEDS]) for k in finalists}
     assert end.alive == tuple(sorted(finalists, key=lambda k: -mean[k]))
     assert (end.dropped, end.rounds) == ((), 5)
     part = {run: score for run, score in scores.items() if run not in {(9, 12), (3, 14)}}
@@ -209,8 +192,8 @@ def test_without_racing_all_run_all_planned_seeds():
 
 
 def test_who_has_failed_wants_nothing_but_still_tells_the_spread():
-    scores = draw([7, 3, 9, 0], 2, gap=0.01)
-    ask = {"seeds": PLANNED, "extra": EXTRA, "baseline": 0}
+    scores = draw([7, 3, 9, 0], 6, gap=0.01)
+    ask = {"seeds": SEEDS, "baseline": 0}
     end = run_race(scores, [7, 3, 9, 0], out={9}, **ask)
     without = run_race({run: v for run, v in scores.items() if run[0] != 9}, [7, 3, 0], **ask)
     assert 9 not in end.alive
@@ -224,7 +207,7 @@ def test_who_has_failed_wants_nothing_but_still_tells_the_spread():
 
 def test_without_the_baseline_the_first_round_has_no_yardstick():
     scores = steady({7: 0.60, 3: 0.50, 0: 0.5})
-    ask = {"seeds": PLANNED, "baseline": 0, "out": {0}}
+    ask = {"seeds": SEEDS, "baseline": 0, "out": {0}}
     first = run_race(only(scores, t7=1, t3=1), [7, 3, 0], **ask)
     assert (first.dropped, first.wanted) == ((), ((7, 11), (3, 11)))
     assert [d.seeds for d in run_race(only(scores, t7=2, t3=2), [7, 3, 0], **ask).dropped] == [2]
@@ -236,7 +219,7 @@ def test_without_the_baseline_the_first_round_has_no_yardstick():
 def test_scores_without_any_spread():
     """Equal ones stay in the given order; the smallest lead of another decides at once."""
     levels = {3: 0.5, 7: 0.75, 9: 0.75, 0: 0.25}
-    end = run_race(steady(levels, wobble=0.0), [3, 7, 9, 0], seeds=PLANNED, baseline=0)
+    end = run_race(steady(levels, wobble=0.0), [3, 7, 9, 0], seeds=SEEDS, baseline=0)
     assert (end.alive, [d.trial for d in end.dropped]) == ((7, 9), [0, 3])
 
 

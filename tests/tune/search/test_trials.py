@@ -12,9 +12,8 @@ from optuna.trial import TrialState
 
 from lfvd.data.corpus import Corpus
 from tests.helpers.plans import PLAN, start_study
-from tune.search.asha import Rungs, audited
 from tune.search.job import Job
-from tune.search.trials import AUDITED, FAILED, STOPPED, SearchJobs, ranked
+from tune.search.trials import FAILURE, STOPPED, SearchJobs, ranked
 from tune.study.study import OBJECTIVE, Study
 
 EPOCHS = PLAN["scheduler"]["max_epochs"]
@@ -152,7 +151,7 @@ def test_failed_trial(make_study):
     jobs.failed(job, "NonFiniteLoss: epoch 2: the self loss is not finite")
     trial = study.trials[0]
     assert (trial.state, trial.values) == (TrialState.FAIL, None)
-    assert trial.user_attrs == {FAILED: "NonFiniteLoss: epoch 2: the self loss is not finite"}
+    assert trial.user_attrs == {FAILURE: "NonFiniteLoss: epoch 2: the self loss is not finite"}
     assert jobs.states == {0: "failed"}
     assert jobs.next().name == "trial1"
     assert SearchJobs(study, never).next().name == "trial1", "a failed trial is not run again; trial 1 is under way"
@@ -369,59 +368,3 @@ def test_checkpoints_of_ended_trials_are_removed(make_study):
     jobs.finished(done, None)
     jobs.failed(broken, "x")
     assert [Path(job.checkpoint).exists() for job in (done, broken, running)] == [False, False, True]
-
-
-AUDIT = {"scheduler": {**PLAN["scheduler"], "audit": 0.6}, "trials": 16}
-
-
-def test_audited_trials_run_on(make_study):
-    """Drawn by their numbers; complete with their best value; entered at no rung after the one that stops them."""
-    study = make_study("audited", **AUDIT)
-    jobs = SearchJobs(study, never)
-    Workers().run(jobs)
-    marked = [t for t in study.trials if AUDITED in t.user_attrs]
-    assert len(marked) >= 2, "or this test shows nothing"
-    plain = Rungs(study.plan.scheduler)
-    verdicts = {}
-    for record in study.epochs("search"):
-        if reason := plain.report(record["trial"], record["epoch"], record[OBJECTIVE]):
-            verdicts[record["trial"]] = (reason, record["epoch"])
-    assert {n for n in verdicts if audited(study.plan, n)} == {t.number for t in marked}
-    for trial in marked:
-        reason, epoch = verdicts[trial.number]
-        assert trial.user_attrs == {AUDITED: reason}
-        assert (trial.state, len(trial.intermediate_values)) == (TrialState.COMPLETE, EPOCHS)
-        assert not any(trial.number in jobs.rungs.values[rung] for rung in jobs.rungs.values if rung > epoch)
-    stopped = {t.number for t in study.trials if t.state == TrialState.PRUNED}
-    assert stopped == verdicts.keys() - {t.number for t in marked}
-
-
-@pytest.mark.parametrize("most", range(3, 24, 4))
-def test_a_crash_changes_no_audit(make_study, most):
-    workers, whole = Workers(), make_study("whole", **AUDIT)
-    workers.run(SearchJobs(whole, never))
-    cut = Workers()
-    with pytest.raises(CrashError):
-        cut.run(SearchJobs(make_study("cut", **AUDIT), never), most=most)
-    again = make_study("cut", **AUDIT)
-    cut.run(SearchJobs(again, never))
-    assert story(again) == story(whole)
-    assert sorted(cut.trained) == sorted(workers.trained)
-
-
-def test_share_of_audits(make_study):
-    """As many as asked for, others with another sampler's seed, none at 0, all at 1."""
-
-    def chosen(audit: float, seed: int = 0) -> set[int]:
-        plan = make_study(
-            f"{audit}-{seed}",
-            scheduler={**PLAN["scheduler"], "audit": audit},
-            sampler={"kind": "random", "seed": seed},
-        ).plan
-        return {n for n in range(2000) if audited(plan, n)}
-
-    assert chosen(0.0) == set()
-    assert chosen(1.0) == set(range(2000))
-    assert 70 < len(chosen(0.05)) < 130
-    assert chosen(0.05) < chosen(0.2)
-    assert chosen(0.05) != chosen(0.05, seed=1)

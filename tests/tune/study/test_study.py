@@ -52,8 +52,8 @@ def test_start_open_and_go_on(begun):
     assert {k: v if k not in ("confirm", "scheduler", "sampler") else {**frozen[k], **v} for k, v in PLAN.items()} == {
         k: frozen[k] for k in PLAN
     }
-    written_out = (frozen["confirm"]["max_seeds"], frozen["resources"]["epoch_timeout"], frozen["budget"])
-    assert written_out == (0, "30m", {"gpu_hours": 0.0}), "another version's defaults change nothing"
+    written_out = (frozen["confirm"]["race"], frozen["resources"]["epoch_timeout"], frozen["budget"])
+    assert written_out == (False, "30m", {"gpu_hours": 0.0}), "another version's defaults change nothing"
 
 
 def test_waiting_trials_have_no_number_yet(begun):

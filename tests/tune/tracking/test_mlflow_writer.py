@@ -23,7 +23,7 @@ from lfvd.data.corpus import Corpus
 from lfvd.files import write_yaml
 from tune.plan import SearchPlan
 from tune.search.samplers import sampler_for, training_seed
-from tune.search.trials import FAILED, STOPPED
+from tune.search.trials import FAILURE, STOPPED
 from tune.study.study import OBJECTIVE, DataSource, Study
 from tune.tracking import mlflow_writer
 from tune.tracking.mlflow_runs import runs_of
@@ -78,7 +78,7 @@ def finish(study: Study, trial: optuna.Trial, state: TrialState, value: float = 
     if state == TrialState.PRUNED:
         trial.set_user_attr(STOPPED, "rung 3: 0.31 is below 0.40")
     if state == TrialState.FAIL:
-        trial.set_user_attr(FAILED, "the loss is nan in epoch 2")
+        trial.set_user_attr(FAILURE, "the loss is nan in epoch 2")
     study.optuna.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
 
 
@@ -168,7 +168,7 @@ def test_runs_are_trials(study, uri):
     sync(study, uri)
     runs = held(uri, study.name)
     assert set(runs) == {"trial 0 (baseline)", *(f"trial {i}" for i in range(1, 6))}
-    assert [runs[f"trial {i}"].info.status for i in (3, 4, 5)] == ["FINISHED", "FINISHED", "FAILED"]
+    assert [runs[f"trial {i}"].info.status for i in (3, 4, 5)] == ["FINISHED", "FINISHED", "FAILURE"]
     assert [runs[f"trial {i}"].data.tags["state"] for i in (3, 4, 5)] == ["complete", "pruned", "fail"]
     assert runs["trial 4"].data.tags["stopped"] == "rung 3: 0.31 is below 0.40"
     assert runs["trial 5"].data.tags["failure"] == "the loss is nan in epoch 2"
@@ -425,7 +425,7 @@ def test_names_and_texts_that_mlflow_does_not_take(study, uri):
     trial = begin(study)
     odd = record(1, 0.5, 0.5, classes=("happy (loud)", "traurig+ß"))
     study.append_epoch("search", 0, training_seed(study.plan.sampler, 0, taken=SEEDS), odd)
-    trial.set_user_attr(FAILED, "x" * 9000)
+    trial.set_user_attr(FAILURE, "x" * 9000)
     study.optuna.tell(trial, state=TrialState.FAIL)
     sync(study, uri)
     run = held(uri, study.name)["trial 0 (baseline)"]
