@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lfvd.extract.cli import app as extract_app
-from lfvd.files import InputError
+from lfvd.files import InputError, print_warnings
 
 if TYPE_CHECKING:
     from lfvd.config import Config
@@ -48,6 +48,7 @@ CorpusOut = Annotated[Path, typer.Option("--out", metavar="FILE", help="Corpus t
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 training diverged, 2 bad input (one sentence on stderr), 130 interrupted."""
+    print_warnings("lfvd")
     try:
         app(args=None if argv is None else list(argv), prog_name="lfvd")
     except InputError as error:

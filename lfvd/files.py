@@ -1,10 +1,11 @@
-"""Files that are either whole or absent, YAML without surprises, and the error that every bad input ends in."""
+"""Atomic writes, YAML, and the error and the warning for a user's input."""
 
 from __future__ import annotations
 
 import errno
 import os
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,23 +15,36 @@ from typing import Any
 import yaml
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Errors that end when someone makes room."""
-
+"""Error numbers of a full disk and of a used-up quota."""
 
 YAML_SIZE = 2**18
-"""Most characters of a YAML file, and most values of one with its aliases written out; real ones have a hundredth."""
+"""Limit of a YAML file's characters, and of its values with all aliases expanded; real files have a hundredth."""
 
 
 class InputError(ValueError):
     """Bad input of the user: one sentence with file, key, value, rule and remedy. Command lines print it and exit 2."""
 
     def __str__(self) -> str:
-        """The sentence, which may quote a file, with everything that would steer a terminal written out."""
+        """The sentence, which may quote a file, with control characters escaped."""
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().__str__())
 
 
 class InputWarning(UserWarning):
-    """Something in a user's file that has no effect or another name today."""
+    """A key in a user's file that has another name today, or no effect."""
+
+
+def print_warnings(program: str) -> None:
+    """From now on an InputWarning is one line on stderr that begins with the program's name; others stay as they are."""
+
+    def one_line(message: Warning | str, category: type[Warning], *rest: Any, **kwargs: Any) -> str:
+        if issubclass(category, InputWarning):
+            return f"{program}: warning: {message}\n"
+        return _format_warning(message, category, *rest, **kwargs)
+
+    warnings.formatwarning = one_line
+
+
+_format_warning = warnings.formatwarning
 
 
 @contextmanager
@@ -67,24 +81,24 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML: a key given twice is an error instead of silently the last one, and few bytes cannot become much."""
+    """Safe YAML that also refuses a repeated key, aliases that expand to too many values, and integers over 64 bits."""
 
     def compose_document(self) -> yaml.Node | None:
         node: yaml.Node | None = super().compose_document()
-        if node is not None and _written_out(node, {}) > YAML_SIZE:
+        if node is not None and _count_values(node, {}) > YAML_SIZE:
             raise yaml.composer.ComposerError(None, None, "its aliases repeat too much: write the values out")
         return node
 
 
-def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values stand at and below a node, one behind an alias counted each time. `known`: id of node → count."""
-    if id(node) not in known:
-        known[id(node)] = YAML_SIZE  # for an alias to what it lies in
+def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Values at and below a node, with aliases expanded. `counts`: id of each node → its values."""
+    if id(node) not in counts:
+        counts[id(node)] = YAML_SIZE  # of an alias to a node around it
         below = node.value if isinstance(node, yaml.CollectionNode) else ()
         if isinstance(node, yaml.MappingNode):
             below = [part for pair in below for part in pair]
-        known[id(node)] = 1 + sum(_written_out(part, known) for part in below)
-    return known[id(node)]
+        counts[id(node)] = 1 + sum(_count_values(part, counts) for part in below)
+    return counts[id(node)]
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -122,11 +136,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InputError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
-    except (
-        LookupError,
-        ArithmeticError,
-        AttributeError,
-    ):  # PyYAML's answers to `!!bool maybe`, `"\UFFFFFFFF"` and such
+    except (LookupError, ArithmeticError, AttributeError):  # by PyYAML, for `!!bool maybe`, `"\UFFFFFFFF"` and such
         raise InputError(f"{path}: is not valid YAML: a value does not fit its tag or escape: correct it") from None
     if values is None:
         return {}
@@ -137,6 +147,5 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def write_yaml(path: str | Path, values: Mapping[str, Any]) -> None:
     """Write a mapping as YAML, keys in their order, atomically."""
-    write_text(
-        path, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
-    )
+    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+    write_text(path, text)

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lfvd.files import InputError
+from lfvd.files import InputError, print_warnings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,6 +73,7 @@ RESULTS = Path("results")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit; bad input is one sentence on stderr."""
+    print_warnings("lfvd-tune")
     try:
         app(args=None if argv is None else list(argv), prog_name="lfvd-tune")
     except InputError as error:
