@@ -1,7 +1,7 @@
-"""How sure a comparison of a few runs can be: intervals, tests, power, and the spread that seeds alone make.
+"""Statistics of few runs: intervals, paired tests, power, variance over seeds, and the expected best of a search.
 
-Numbers in, numbers out. `among`: of how many candidates the first was chosen by these same numbers; its lead is that much
-less of a surprise, so p is multiplied by it and the interval widened (Bonferroni).
+`among`: number of candidates from which the first was chosen by these same numbers; p is multiplied by it and the interval
+widened (Bonferroni).
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize
-from scipy.special import nctdtr, stdtr, stdtrit  # t distributions without the toll of scipy.stats
+from scipy.special import nctdtr, stdtr, stdtrit  # scipy.stats takes half a second to import
 
 from lfvd.data import UNLABELLED
 
 MOST_FLIPS = 20
-"""Pairs whose 2^n sign flips are still all tried."""
+"""Pairs up to which all 2^n sign flips are tried."""
 
 FEWEST_DEGREES = 4
-"""Of freedom, below which seeds' own effects are not worth estimating."""
+"""Degrees of freedom below which seed effects are not estimated."""
 
 CHUNK = 1000
 """Draws of the bootstrap that are counted at once."""
@@ -29,40 +29,37 @@ CHUNK = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean and its confidence interval."""
+    """A mean and its confidence interval; `low` and `high` are nan for a single value."""
 
     mean: float
     low: float
-    """nan, like `high`, where one value has no spread to judge by."""
     high: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What `paired` found of a − b."""
+    """Result of `paired` for a − b over n pairs."""
 
     n: int
-    """Pairs."""
     mean: float
     low: float
     high: float
     p: float
     """Two-sided, of the paired t test."""
     exact: float
-    """Two-sided, of all sign flips; nan beyond 20 pairs. Never below 2^(1 − n): five pairs cannot show less than 0.0625."""
+    """Two-sided, over all sign flips; nan beyond 20 pairs. At least 2^(1 − n): five pairs cannot show less than 0.0625."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resampled:
-    """What `dialogue_bootstrap` found of a − b."""
+    """Result of `dialogue_bootstrap` for a − b."""
 
     mean: float
-    """The difference itself, without resampling."""
+    """Without resampling."""
     low: float
     high: float
     p: float
     """Two-sided: twice the share of draws on the other side of zero."""
-    draws: int
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95) -> Interval:
@@ -76,7 +73,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95) 
 def paired(
     a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, *, among: int = 1, level: float = 0.95
 ) -> Difference:
-    """a − b of two configs by the same seeds in the same order [n]; ValueError with less than two pairs."""
+    """a − b of two configs over the same seeds in the same order [n]; ValueError with fewer than two pairs."""
     difference = np.asarray(a, float) - np.asarray(b, float)
     n = len(difference)
     if n < 2:
@@ -95,7 +92,7 @@ def paired(
 
 
 def _sign_flips(difference: np.ndarray) -> float:
-    """Share of the 2^n choices of signs whose sum is as far from zero as that of difference [n] (Fisher's randomisation)."""
+    """Share of the 2^n sign flips of difference [n] whose sum is as far from zero as its own (Fisher's randomisation)."""
     sums = difference[:1]  # the first sign stays: the other half is a mirror image
     for each in difference[1:]:
         sums = np.concatenate([sums + each, sums - each])
@@ -104,9 +101,9 @@ def _sign_flips(difference: np.ndarray) -> float:
 
 
 def smallest_difference(deviation: float, n: int, *, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Smallest true difference of two configs that a two-sided paired t test over n seeds finds with that power.
+    """Smallest true difference of two configs that a two-sided paired t test over n seeds finds with this power.
 
-    deviation: of either config's runs, independent of the other's, so that of a difference is √2 times it. inf where n < 2.
+    deviation: of either config's runs, independent of the other's, so √2 times it for a difference. inf where n < 2.
     """
     if n < 2:
         return math.inf
@@ -120,10 +117,7 @@ def smallest_difference(deviation: float, n: int, *, power: float = 0.8, alpha: 
 def seeds_needed(
     gap: float, deviation: float, *, power: float = 0.8, alpha: float = 0.05, most: int = 1000
 ) -> int | None:
-    """Fewest seeds by which that test finds a true difference `gap` with that power; None: more than `most`, or unknown.
-
-    deviation: as for `smallest_difference`; nan where it is unknown.
-    """
+    """Fewest seeds with which that test finds a true difference `gap`; None: more than `most`, or a deviation of nan."""
     if math.isnan(deviation) or not gap:
         return None
     # An effect of 100 deviations is found with two seeds at any usual level; more only overflows.
@@ -133,7 +127,7 @@ def seeds_needed(
 
 
 def _power(effect: float, n: int, alpha: float) -> float:
-    """Power of a two-sided one-sample t test; effect in deviations of what is tested (noncentral t)."""
+    """Power of a two-sided one-sample t test (noncentral t); effect in standard deviations of the sample."""
     critical, shift = -stdtrit(n - 1, alpha / 2), effect * math.sqrt(n)
     # A significant difference of the wrong sign: below 1e-8 beyond a shift of 5, where scipy begins to give up (nan).
     wrong = nctdtr(n - 1, shift, -critical) if shift < 5 else 0.0
@@ -156,10 +150,10 @@ def chance_of(gaps: Sequence[float], errors: Sequence[float], degrees: int) -> l
 
 
 def pooled_deviation(scores: Mapping[int, Mapping[int, float]]) -> tuple[float, int]:
-    """Deviation of one run, and its degrees of freedom, from finalist → seed → score, not every pair present.
+    """Standard deviation of one run, and its degrees of freedom, from finalist → seed → score; pairs may be missing.
 
-    The residual of finalist + seed effects by least squares. Where that leaves less than four degrees, of finalist effects
-    only: what a seed does to all then counts as noise, which errs on the careful side. (nan, 0) where nothing is repeated.
+    Residual of finalist + seed effects by least squares; of finalist effects only where that leaves fewer than four degrees:
+    what a seed does to all then counts as noise, which is the careful side. (nan, 0) where nothing is repeated.
     """
     runs = sorted((trial, seed, score) for trial, row in scores.items() for seed, score in row.items())
     if not runs:
@@ -174,29 +168,10 @@ def pooled_deviation(scores: Mapping[int, Mapping[int, float]]) -> tuple[float, 
 
 
 def _residual(design: np.ndarray, y: np.ndarray) -> tuple[int, float]:
-    """Degrees of freedom and sum of squares that a least-squares fit leaves."""
+    """Degrees of freedom and sum of squares of a least-squares fit's residual."""
     solution, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
     rest = y - design @ solution
     return len(y) - int(rank), float(rest @ rest)
-
-
-def rank_correlation(
-    a: Sequence[float] | np.ndarray,
-    b: Sequence[float] | np.ndarray,
-    weights: Sequence[float] | np.ndarray | None = None,
-) -> float:
-    """Kendall's: of the pairs that differ in both, the share in the same order less that in the other; nan without any.
-
-    weights: of how many each [n] stands for; of a sample in which each had its own chance, 1 over that chance.
-    """
-    x, y = np.asarray(a, float), np.asarray(b, float)
-    w = np.ones(len(x)) if weights is None else np.asarray(weights, float)
-    agree = total = 0.0
-    for i in range(1, len(x)):  # row by row: all pairs of a long search at once would fill the memory
-        order = np.sign(x[i] - x[:i]) * np.sign(y[i] - y[:i])
-        agree += w[i] * float(order @ w[:i])
-        total += w[i] * float(np.abs(order) @ w[:i])
-    return agree / total if total else math.nan
 
 
 def expected_best(values: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -225,40 +200,49 @@ def dialogue_bootstrap(
     classes: int,
     draws: int = 10_000,
     seed: int = 0,
-    among: int = 1,
     level: float = 0.95,
 ) -> Resampled:
-    """a − b in W-F1, each the mean over its seeds, on other dialogues of the same kind: whole dialogues are resampled.
+    """a − b in W-F1, each the mean over its seeds, with whole dialogues resampled (percentile bootstrap).
 
     label, dialogue [N]; predictions a, b [seeds of its own, N]; unlabelled utterances are left out. A draw is the same for both
-    and for all seeds, so what is hard for both does not count as noise; the interval is of percentiles.
+    and for all seeds, so what is hard for both does not count as noise.
     """
+    from scipy.stats import bootstrap
+
     known = label != UNLABELLED
     place = np.unique(dialogue[known], return_inverse=True)[1]
     support, tallies = _tallies(label[known], place, np.concatenate([a, b])[:, known], classes)
-    rng, dialogues = np.random.default_rng(seed), len(support)
-    drawn = []
-    for start in range(0, draws, CHUNK):
-        picks = (rng.integers(dialogues, size=dialogues) for _ in range(min(CHUNK, draws - start)))
-        times = np.stack([np.bincount(pick, minlength=dialogues) for pick in picks])
-        drawn.append(_lead(times, support, tallies, len(a)))
-    difference = np.concatenate(drawn)
-    tail = (1 - level) / among / 2
-    low, high = np.quantile(difference, [tail, 1 - tail])
-    other_side = min(int((difference <= 0).sum()), int((difference >= 0).sum()))
+    dialogues = len(support)
+
+    def difference(picks: np.ndarray, axis: int) -> np.ndarray:
+        """picks: dialogues [draws, d], or the data themselves [d]."""
+        times = np.stack([np.bincount(pick, minlength=dialogues) for pick in np.atleast_2d(picks)])
+        found = _difference(times, support, tallies, len(a))
+        return found if picks.ndim > 1 else found[0]
+
+    found = bootstrap(
+        [np.arange(dialogues)],
+        difference,
+        n_resamples=draws,
+        batch=CHUNK,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    drawn = found.bootstrap_distribution
+    other_side = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     return Resampled(
-        mean=float(_lead(np.ones((1, dialogues)), support, tallies, len(a))[0]),
-        low=float(low),
-        high=float(high),
-        p=min(1.0, among * 2 * (other_side + 1) / (draws + 1)),
-        draws=draws,
+        mean=float(difference(np.arange(dialogues), 0)),
+        low=float(found.confidence_interval.low),
+        high=float(found.confidence_interval.high),
+        p=min(1.0, 2 * (other_side + 1) / (draws + 1)),
     )
 
 
 def _tallies(
     label: np.ndarray, place: np.ndarray, predictions: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """By dialogue: utterances of each class [d, c]; hits of, and guesses at, each class by each run [d, runs, 2, c]."""
+    """By dialogue: utterances of each class [d, c]; hits and guesses of each class by each run [d, runs, 2, c]."""
     size = (int(place.max()) + 1, classes)
 
     def count(label: np.ndarray, place: np.ndarray) -> np.ndarray:
@@ -268,8 +252,8 @@ def _tallies(
     return count(label, place), np.array(runs).transpose(2, 0, 1, 3)
 
 
-def _lead(times: np.ndarray, support: np.ndarray, tallies: np.ndarray, first: int) -> np.ndarray:
-    """Mean W-F1 of the first runs less that of the others [draws], with each dialogue so many times [draws, d]."""
+def _difference(times: np.ndarray, support: np.ndarray, tallies: np.ndarray, first: int) -> np.ndarray:
+    """Mean W-F1 of the first runs − that of the others [draws]; times: of each dialogue [draws, d]."""
     weights = times.astype(float)  # for BLAS; counts stay exact
     support = weights @ support  # [draws, c]
     hits, guesses = np.moveaxis(np.tensordot(weights, tallies.astype(float), 1), 2, 0)  # [draws, runs, c]

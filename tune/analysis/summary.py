@@ -127,9 +127,11 @@ def _tied(order: list[Confirmed]) -> tuple[int, ...]:
 
 
 def _compare_on_test(study: Study, winner: int) -> Resampled | None:
-    """Winner − baseline on test, where test_looks.jsonl has both."""
+    """Winner − baseline on test, where test_looks.jsonl has both; None also for a single dialogue."""
     files = [study.predictions(n, "test") for n in (winner, BASELINE)]
     if not {winner, BASELINE} <= study.test_scores().keys() or not all(file.is_file() for file in files):
         return None
     a, b = (Predictions.load(file) for file in files)
+    if len(set(a.dialogue[a.known])) < 2:
+        return None
     return dialogue_bootstrap(a.label, a.dialogue, a.prediction, b.prediction, classes=len(a.classes))
