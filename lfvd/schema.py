@@ -118,7 +118,7 @@ def replace_old_keys(values: Mapping[str, Any], old: Mapping[str, str | None], s
         if new is not None:
             new_group, _, new_name = new.partition(".")
             current.setdefault(new_group, {}).setdefault(new_name, value)
-        told.append(f"`{key}` is now `{new}`" if new else f"`{key}` has no effect any more: leave it out")
+        told.append(f"`{key}` is now `{new}`" if new else f"`{key}` has no effect any more")
     if told:
         warnings.warn(f"{source}: {'; '.join(told)}", InputWarning, stacklevel=2)
     return current

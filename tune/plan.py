@@ -37,7 +37,7 @@ MAX_SEED = 2**31 - 1
 
 AUTO = "auto"
 
-OLD_KEYS: dict[str, str | None] = {}
+OLD_KEYS = {"scheduler.audit": None, "confirm.max_seeds": None}
 """Key of an older version → today's key; None: it has no effect any more."""
 
 FIXED = ("run.epochs", "run.threads", "run.device")
@@ -70,8 +70,6 @@ class SchedulerPlan:
     """At each rung about one trial in this many goes on; rungs lie at grace_epochs times its powers."""
     max_epochs: Annotated[Whole, Field(ge=1, le=100_000)] = 80
     """Epochs of a full trial, and of every confirmation run."""
-    audit: Annotated[float, Field(ge=0, le=1), NUMBER] = 0.05
-    """Share of the trials stopped at a rung that are run on to the end all the same, to see how well the rungs choose."""
 
 
 def _share(gpu: float) -> float:
@@ -149,16 +147,8 @@ class ConfirmPlan:
     """Fresh training seeds of the confirmation; all averages of record are over these."""
     race: Switch = True
     """Drop a finalist before its last seed where it is significantly worse than the leader."""
-    max_seeds: Annotated[Whole, Field(ge=0, le=1000)] = 0
-    """Finalists that `seeds` cannot tell apart go on to this many seeds; 0: they do not."""
     baseline: Literal["first", "last"] = "last"
     """Train the baseline on `seeds` before the search, or after it."""
-
-    @property
-    def extra_seeds(self) -> tuple[int, ...]:
-        """Seeds beyond `seeds` that a tie may take: the smallest whole numbers not among them."""
-        unused = (seed for seed in itertools.count() if seed not in self.seeds)
-        return tuple(itertools.islice(unused, max(0, self.max_seeds - len(self.seeds))))
 
 
 def _set_schema(schema: dict[str, Any]) -> None:

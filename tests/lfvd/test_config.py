@@ -9,6 +9,7 @@ import pytest
 
 import lfvd.config
 from lfvd.config import PRESETS, Config, ConfigError, DataConfig, ModelConfig, OptimConfig, config_keys
+from lfvd.files import InputWarning
 
 
 def write(path: Path, text: str) -> Path:
@@ -139,6 +140,15 @@ def test_provenance_is_not_part_of_the_config(tmp_path):
     file = write(tmp_path / "c.yaml", "provenance: {model: {heads: 3}, anything: [1]}\nmodel: {heads: 8}\n")
     assert Config.from_yaml(file) == Config().with_values({"model.heads": 8})
     assert Config.from_yaml(write(tmp_path / "empty.yaml", "")) == Config()
+
+
+@pytest.mark.parametrize("values", [{"optim": {"rate": 0.5}}, {"optim": {"rate": 0.5, "lr": 0.5}}])
+def test_an_old_key_is_read_with_one_warning(monkeypatch, values):
+    monkeypatch.setattr(lfvd.config, "OLD_KEYS", {"optim.rate": "optim.lr", "model.gone": None})
+    with pytest.warns(InputWarning, match=r"^c\.yaml: `optim\.rate` is now `optim\.lr`$"):
+        assert Config.from_dict(values, "c.yaml") == Config().with_values({"optim.lr": 0.5})
+    with pytest.warns(InputWarning, match=r"^config: `model\.gone` has no effect any more$"):
+        assert Config().with_values({"model.gone": 3}) == Config()
 
 
 @pytest.mark.parametrize(

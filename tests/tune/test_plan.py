@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lfvd.config import PRESETS, Config, config_keys
-from lfvd.files import read_yaml
+from lfvd.files import InputWarning, read_yaml
 from lfvd.schema import limits
 from lfvd.training.trainer import TrainResult
 from tests.helpers.plans import PLAN, make_plan
@@ -455,6 +455,17 @@ def test_schema_refuses_what_the_plan_refuses(change):
 def test_schema_allows_what_the_plan_allows(change):
     jsonschema.validate({**PLAN, **change}, plan_schema())
     make_plan(**change)
+
+
+def test_keys_of_version_0_1_have_no_effect():
+    """One warning names both; a plan frozen today has neither."""
+    old = {"scheduler": {**PLAN["scheduler"], "audit": 0.05}, "confirm": {**PLAN["confirm"], "max_seeds": 8}}
+    text = "plan: `scheduler.audit` has no effect any more; `confirm.max_seeds` has no effect any more"
+    with pytest.warns(InputWarning, match=f"^{text}$") as told:
+        plan = make_plan(**old)
+    assert len(told) == 1
+    assert plan == make_plan()
+    assert plan.frozen() == make_plan().frozen()
 
 
 def test_extended():
