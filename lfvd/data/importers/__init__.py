@@ -22,7 +22,7 @@ from lfvd.data.importers.datasets import IEMOCAP_CLASSES, MELD_CLASSES, repaired
 from lfvd.data.importers.dicts import MODALITY_FILES, feature_source, is_split_dict, split_dict_source
 from lfvd.data.importers.json_files import json_source
 from lfvd.data.importers.meld_csv import MELD_COLUMNS, MELD_SPLITS, import_meld
-from lfvd.data.importers.pickles import unpickled
+from lfvd.data.importers.pickles import load_pickle
 from lfvd.data.importers.source import Source, kind
 from lfvd.data.importers.table import table_source
 from lfvd.data.importers.tuples import tuple_source
@@ -52,7 +52,7 @@ def import_files(
     """Read files of any known layout as one corpus, not yet saved.
 
     Returns it, its sentences (see `write_sentences`) and a line for each feature file that says what it was taken for and why.
-    `classes` is for a table of utterances. Raises CorpusError or PickleRefused for what is missing, unknown or broken.
+    `classes` is for a table of utterances. Raises CorpusError or UnsafePickleError for what is missing, unknown or broken.
     """
     files = _found([Path(path) for path in paths])
     if len(files) == 1 and files[0].is_dir():
@@ -151,4 +151,4 @@ def _unpickled(file: Path) -> Any:
             raise CorpusError(
                 f"{file}: is a zip archive, as torch.save writes, and not a pickle: write it with pickle.dump"
             )
-    return unpickled(file)
+    return load_pickle(file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,9 +32,7 @@ from lfvd.data.simulate import stand_in
 SIMULATED = "simulated"
 """Given in place of a feature file: make stand-ins from the labels (lfvd.data.simulate)."""
 TextLayers = Literal["mean", "first", "concat"]
-_SMALL = 64 * 2**20
 _DROP = 2**25  # bytes read between two times that the file's pages are given back
-_MAX_GROWTH = 6  # a byte becomes a float32, with some room to spare
 _MAX_DIGITS = 19  # of a dialogue's number
 
 
@@ -139,8 +137,6 @@ def _base(sources: Sequence[Source]) -> Source:
     if not labelled:
         raise CorpusError(f"{sources[0]}: has no labels and speakers, only features: name the file of labels with it")
     base = labelled[0]
-    for source in labelled:
-        _check_size(source)
     for source in sources:
         if missing := base.dialogues ^ source.dialogues:
             first = min(missing, key=_natural)
@@ -152,16 +148,6 @@ def _base(sources: Sequence[Source]) -> Source:
     for source in labelled[1:]:
         _same_labels(base, source)
     return base
-
-
-def _check_size(source: Source) -> None:
-    """One list can stand for the labels of a million dialogues."""
-    total = sum(item_count(labels) or 0 for labels in source.labels.values())
-    size = sum(file.stat().st_size for file in source.files)
-    if total > size / 4 + 1000:
-        raise CorpusError(
-            f"{source}: announces {total} utterances in {size} bytes, but each needs some: fetch the file again"
-        )
 
 
 def _same_labels(base: Source, other: Source) -> None:
@@ -283,11 +269,6 @@ def _of_dialogues(source: Source, modality: str, frame: _Frame, options: ImportO
             _check_count(source, modality, layer, key, int(length))
     width = width_of(layers[0][frame.ids[0]], _where(source, modality, frame.ids[0]))
     columns = width * len(layers) if options.text_layers == "concat" else width
-    size = sum(file.stat().st_size for file in source.files)
-    if len(frame.label) * columns * 4 > _SMALL + _MAX_GROWTH * size:
-        raise CorpusError(
-            f"{source}: announces {len(frame.label)} x {columns} features in {size} bytes: fetch the file again"
-        )
     flat, copied = np.empty((len(frame.label), columns), np.float32), 0
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is infinite, and refused as such
         for key, start, end in zip(frame.ids, frame.offset, frame.offset[1:], strict=False):
@@ -368,12 +349,7 @@ def _sentences(sources: Sequence[Source], frame: _Frame) -> pd.DataFrame:
     source = next((s for s in sources if s.sentences), None)
     rows: list[tuple[str, int, str]] = []
     if source is not None:
-        room = _SMALL + 4 * sum(file.stat().st_size for file in source.files)
         for key, length in zip(frame.ids, np.diff(frame.offset), strict=True):
-            given = source.sentences.get(key, ())
-            room -= sum(len(text) for text in given if isinstance(text, Sized))
-            if room < 0:  # one text can stand for the sentences of a million utterances
-                raise CorpusError(f"{source}: its sentences are longer than the file is: fetch the file again")
             found = _checked_texts(source, key, int(length))
             rows += [(key, position, repaired(text)) for position, text in enumerate(found)]
     return pd.DataFrame(rows, columns=["dialogue", "position", "sentence"])

@@ -2,34 +2,24 @@
 
 A list of dialogues, each a list of {text, speaker, label, cls}; `cls` is [text, audio, visual] (J) or one flat vector of
 text (J1). A label is a name, or a number of `label_vocab`, or absent: then the utterance is context, not a target.
-The text is decoded one dialogue at a time, and its features kept as float32.
+The file is read one dialogue at a time, and its features are kept as float32.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from lfvd.data.corpus import CorpusError
 from lfvd.data.importers.datasets import Dataset, dataset_of
-from lfvd.data.importers.pickles import unpickled
-from lfvd.data.importers.plain import shown
+from lfvd.data.importers.pickles import json_items, load_pickle
 from lfvd.data.importers.source import Source, Values, kind
+from lfvd.data.importers.stand_ins import short_repr
 
 _SPLITS = {"train": "train", "dev": "valid", "valid": "valid", "test": "test"}
-_SPACE = re.compile(r"[ \t\n\r]*")
-_PIECE = 2**22
-_LISTS = 1_000_000  # of a piece; a few thousand are usual, and ten times the text is what they take
-LONGEST = 2**24
-"""Characters of a dialogue; the longest published one has half of them."""
-MOST = 500_000
-"""Utterances; the largest published files have a tenth of them."""
 
 
 def json_source(files: tuple[Path, ...]) -> Source:
@@ -41,16 +31,13 @@ def json_source(files: tuple[Path, ...]) -> Source:
     vocabulary = files[0].parent / "label_vocab.pkl"
     names = _names(vocabulary) if vocabulary.is_file() else ()
     parts: dict[str, Values] = {name: {} for name in ("label", "speaker", "text", "l", "a", "v")}
-    splits, utterances = {}, 0
+    splits = {}
     for file in files:
         split = _split(file)
         ids = []
-        for i, dialogue in enumerate(_dialogues(file)):
+        for i, dialogue in enumerate(json_items(file)):
             ids.append(f"{split}_{i}")
             _add(parts, ids[-1], dialogue, where=f"{file}: dialogue {i}")
-            utterances += len(dialogue)
-            if utterances > MOST:
-                raise CorpusError(f"{file}: holds more than {MOST} utterances, which no feature file does: cut it")
         splits[_SPLITS[split]] = tuple(ids)
     dataset, labels = _labels(parts["label"], names, files[0])
     modalities = [m for m in "lav" if parts[m]]
@@ -74,86 +61,6 @@ def _split(file: Path) -> str:
             f"{file}: its name must begin with train_, dev_ or test_, to say which split it is: rename it"
         )
     return split
-
-
-def _dialogues(file: Path) -> Iterator[Any]:
-    """The members of the file's list, decoded one by one."""
-    try:
-        with file.open(encoding="utf-8") as opened:
-            yield from _Text(opened).members()
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, CorpusError):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise CorpusError(f"{file}: is not a JSON list of dialogues ({reason}): fetch the file again") from None
-
-
-class _Text:
-    """The text of a file from the present place on; what lies behind is let go, so that one dialogue is in memory at a time."""
-
-    def __init__(self, file: TextIO) -> None:
-        self.file = file
-        self.text = ""
-        self.at = self.behind = 0
-
-    def members(self) -> Iterator[Any]:
-        if self.next() != "[":
-            raise ValueError("it is no list")
-        self.at += 1
-        while self.next() != "]":
-            yield self.member()
-            if self.next() == ",":
-                self.at += 1
-            elif self.next() != "]":
-                raise ValueError(f"no comma at character {self.behind + self.at}")
-        self.at += 1
-        if self.next():
-            raise ValueError("something follows the list")
-
-    def next(self) -> str:
-        """The next character that is no space; none at the end."""
-        while True:
-            found = _SPACE.match(self.text, self.at)
-            assert found is not None
-            self.at = found.end()
-            if self.at < len(self.text) or not self.more():
-                return self.text[self.at : self.at + 1]
-
-    def member(self) -> Any:
-        """The value that begins here; as long as it is cut off, more text is read."""
-        while True:
-            problem = None
-            try:
-                value, end = _DECODER.raw_decode(self.text, self.at)
-            except json.JSONDecodeError as error:
-                problem, end = ValueError(f"{error.msg} at character {self.behind + error.pos}"), len(self.text)
-            if end < len(self.text) or not self.more():
-                if problem is not None:
-                    raise problem
-                self.at = end
-                return value
-
-    def more(self) -> bool:
-        """Read on. Raises ValueError where a dialogue has no end, or is nothing but lists."""
-        left = len(self.text) - self.at
-        if left >= LONGEST:
-            raise ValueError(f"a dialogue has more than {LONGEST} characters")
-        piece = self.file.read(min(max(_PIECE, 4 * left), LONGEST - left))
-        if piece.count("[") + piece.count("{") > _LISTS:
-            raise ValueError(f"it holds more than {_LISTS} lists and objects in {len(piece)} characters")
-        self.behind += self.at
-        self.text, self.at = self.text[self.at :] + piece, 0
-        return bool(piece)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return values
-
-
-_DECODER = json.JSONDecoder(parse_constant=float, object_pairs_hook=_once)
 
 
 def _add(parts: dict[str, Values], key: str, dialogue: Any, *, where: str) -> None:
@@ -193,7 +100,7 @@ def _vectors(cls: Any, where: str) -> list[np.ndarray]:
 
 def _names(vocabulary: Path) -> tuple[str, ...]:
     """Label names in the order of their numbers."""
-    value = unpickled(vocabulary)
+    value = load_pickle(vocabulary)
     names = value.get("itos") if isinstance(value, dict) else None
     if isinstance(names, dict):
         names = [names.get(i) for i in range(len(names))]
@@ -217,7 +124,7 @@ def _labels(given: Values, names: tuple[str, ...], file: Path) -> tuple[Dataset,
     if dataset is None:
         if names and (unknown := sorted(used - set(names))):
             raise CorpusError(
-                f"{file.parent}: the label {shown(unknown[0])} is not in label_vocab.pkl, but must be: correct one of them"
+                f"{file.parent}: the label {short_repr(unknown[0])} is not in label_vocab.pkl, but must be: correct one of them"
             )
         classes = tuple(name for name in (names or sorted(used)) if name in used)
         dataset = Dataset(name=file.parent.name or "own", classes=classes, spellings={}, length_bins=())
@@ -239,6 +146,6 @@ def _name(label: Any, names: tuple[str, ...], where: str) -> str | None:
         )
     if type(label) is not int or not 0 <= label < len(names):
         raise CorpusError(
-            f"{where}: the label is {shown(label)}, but label_vocab.pkl has {len(names)} names: correct it"
+            f"{where}: the label is {short_repr(label)}, but label_vocab.pkl has {len(names)} names: correct it"
         )
     return names[label]

@@ -6,7 +6,7 @@ where possible, until `fill` copies them into rows of the corpus. Shape legend: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from lfvd.data.corpus import CorpusError
 from lfvd.data.importers.datasets import Dataset
-from lfvd.data.importers.plain import shown
+from lfvd.data.importers.stand_ins import short_repr
 
 Values = dict[str, Any]
 """Dialogue id → the file's value for it, one item an utterance."""
@@ -75,7 +75,7 @@ def dialogue_id(key: Any, where: str) -> str:
         key = int(key)
     if not isinstance(key, str | int) or isinstance(key, bool):
         raise CorpusError(
-            f"{where} has the dialogue id {shown(key)}, but ids must be text or whole numbers: name it so"
+            f"{where} has the dialogue id {short_repr(key)}, but ids must be text or whole numbers: name it so"
         )
     return str(key)
 
@@ -158,7 +158,7 @@ def speaker_numbers(value: Sequence[Any] | np.ndarray, where: str) -> list[int]:
             _one_hot(speaker, f"{where}, utterance {i}") if isinstance(speaker, list | tuple | np.ndarray) else speaker
         )
         if not isinstance(key, str | bytes | int | float) or (isinstance(key, str) and not key.strip()):
-            raise CorpusError(f"{where}, utterance {i}: is {shown(key)}, but must name the speaker: fill it in")
+            raise CorpusError(f"{where}, utterance {i}: is {short_repr(key)}, but must name the speaker: fill it in")
         found.append(order.setdefault(key if isinstance(key, str) else repr(key), len(order)))
     return found
 
@@ -172,7 +172,9 @@ def utterance_ids(value: Sequence[Any] | np.ndarray, where: str) -> list[str]:
     """Ids as text, as different as they are in the file."""
     for i, item in enumerate(_items(value)):
         if not isinstance(item, str | bytes | int | float):
-            raise CorpusError(f"{where}, utterance {i}: is {shown(item)}, but must be text or a number: name it so")
+            raise CorpusError(
+                f"{where}, utterance {i}: is {short_repr(item)}, but must be text or a number: name it so"
+            )
     return list(map(str, _items(value)))
 
 
@@ -196,7 +198,7 @@ def label_numbers(value: Sequence[Any] | np.ndarray, dataset: Dataset, where: st
             label = int(label)
         if type(label) is not int or not -1 <= label < len(dataset.classes):
             raise CorpusError(
-                f"{where}, utterance {i}: is {shown(given)}, but {dataset.name} has the labels 0 to "
+                f"{where}, utterance {i}: is {short_repr(given)}, but {dataset.name} has the labels 0 to "
                 f"{len(dataset.classes) - 1} ({', '.join(dataset.classes)}), or -1 for none: correct it"
             )
         found.append(label)
@@ -207,8 +209,8 @@ def texts(value: Sequence[Any] | np.ndarray, where: str) -> list[str]:
     """Sentences of a dialogue; bytes are latin1, as Python 2's text is."""
     found = []
     for i, text in enumerate(value):
-        if isinstance(text, bytes | memoryview):
-            text = bytes(text).decode("latin1")
+        if isinstance(text, bytes):
+            text = text.decode("latin1")
         if not isinstance(text, str):
             raise CorpusError(f"{where}, utterance {i}: is a {kind(text)}, but must be text: correct it")
         found.append(text.encode("utf-8", "replace").decode())  # lone surrogates cannot be written
@@ -218,8 +220,3 @@ def texts(value: Sequence[Any] | np.ndarray, where: str) -> list[str]:
 def kind(value: Any) -> str:
     """What a value is, for an error."""
     return f"{value.dtype} array of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-
-
-def merged(values: Sequence[Mapping[str, Any]]) -> Values:
-    """Dicts by dialogue of several splits as one."""
-    return {key: items for part in values for key, items in part.items()}
