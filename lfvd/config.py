@@ -82,21 +82,6 @@ class ModelConfig:
     detach_teacher: Switch = False
     """Stop the gradient of the distillation at the anchor (Eq. 13)."""
 
-    @model_validator(mode="after")
-    def _check_width(self) -> ModelConfig:
-        problems, width, heads = [], self.width, self.heads
-        if width % 2:
-            problems.append(f"the value of `model.width` is {width}, but must be even: try {width + 1}")
-        if width % heads:
-            near = sorted((h for h in range(1, 65) if width % h == 0), key=lambda h: abs(h - heads))[:2]
-            tries = " or ".join(str(h) for h in sorted(near))
-            problems.append(
-                f"the value of `model.heads` is {heads}, but must divide `model.width` {width}: try {tries}"
-            )
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
-
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class LossConfig:
@@ -154,6 +139,21 @@ class Config:
     """Optimiser and batches."""
     run: RunConfig = RunConfig()
     """Length and machine."""
+
+    @model_validator(mode="after")
+    def _check_width(self) -> Config:
+        problems, width, heads = [], self.model.width, self.model.heads
+        if width % 2:
+            problems.append(f"the value of `model.width` is {width}, but must be even: try {width + 1}")
+        if width % heads:
+            near = sorted((h for h in range(1, 65) if width % h == 0), key=lambda h: abs(h - heads))[:2]
+            tries = " or ".join(str(h) for h in sorted(near))
+            problems.append(
+                f"the value of `model.heads` is {heads}, but must divide `model.width` {width}: try {tries}"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
     @property
     def anchor(self) -> Modality:
@@ -217,6 +217,15 @@ class Config:
         """Write atomically what `from_yaml` reads, with an optional `provenance:` block at the end."""
         extra = {"provenance": dict(provenance)} if provenance is not None else {}
         write_yaml(path, {**self.to_dict(), **extra})
+
+
+def checked_value(key: str, value: Any, source: str) -> Any:
+    """A value of one dotted key, of the field's type; rules that involve other keys are not asked. Raises ConfigError."""
+    group, _, name = key.partition(".")
+    try:
+        return getattr(type(getattr(Config(), group))(**{name: value}), name)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: " + "; ".join(sentences(error, Config, group))) from None
 
 
 def config_schema() -> dict[str, Any]:

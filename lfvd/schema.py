@@ -62,10 +62,10 @@ def limits(schema: Mapping[str, Any]) -> tuple[float, float]:
     return schema.get("minimum", schema.get("exclusiveMinimum", -math.inf)), schema.get("maximum", math.inf)
 
 
-def sentences(error: ValidationError, model: type) -> Iterator[str]:
-    """Each error of a model as a sentence with key, value, rule and remedy."""
+def sentences(error: ValidationError, model: type, *group: str) -> Iterator[str]:
+    """Each error of a model, or of a group in it, as a sentence with key, value, rule and remedy."""
     for each in error.errors(include_url=False):
-        key, value = ".".join(str(part) for part in each["loc"]), each["input"]
+        key, value = ".".join(str(part) for part in (*group, *each["loc"])), each["input"]
         if each["type"] in ("unexpected_keyword_argument", "invalid_key"):
             yield unknown_key(key, key_schemas(model))
         elif each["type"] == "value_error" and isinstance(value, Mapping):  # a rule for several keys names them itself

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 
-from lfvd.config import Config, config_keys
+from lfvd.config import checked_value, config_keys
 from lfvd.files import InputError
-from lfvd.schema import as_number, unknown_key
+from lfvd.schema import unknown_key
 
 NOT_SEARCHED = ("run.epochs", "run.threads", "run.device", "run.patience")
 """Keys of Config that say how a trial runs."""
-
-DEPENDENT = ("model.width", "model.heads")
-"""Keys whose values must fit each other (Config's rules)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,42 +87,22 @@ def _choices(key: str, choices: Any) -> Parameter:
         raise InputError(f"the value of `space.{key}.choices` is {choices!r}, but must list different values")
     if any(isinstance(choice, list) for choice in choices):
         raise InputError(f'the choices of `space.{key}` hold lists: write each as text, such as "l,a"')
-    _check_each(key, choices)
-    is_float = config_keys()[key]["type"] == "number"
-    return Parameter(key=key, choices=tuple(as_number(choice) if is_float else choice for choice in choices))
+    values = [checked_value(key, choice, "space") for choice in choices]
+    return Parameter(key=key, choices=tuple(choices if key == "data.modalities" else values))
 
 
 def _range(key: str, spec: Mapping[str, Any]) -> Parameter:
     kind, log = config_keys()[key]["type"], spec.get("log", False)
     if kind not in ("integer", "number"):
         raise InputError(f"`space.{key}` is no number: give {{choices: […]}} instead of a range")
-    low, high = (_end(f"space.{key}.{end}", spec[end], whole=kind == "integer") for end in ("low", "high"))
+    low, high = (checked_value(key, spec[end], "space") for end in ("low", "high"))
     if not isinstance(log, bool):
         raise InputError(f"the value of `space.{key}.log` is {log!r}, but must be true or false")
     if low >= high:
         raise InputError(f"`space.{key}` has low {low:g} and high {high:g}, but low must be below high: swap them")
     if log and low <= 0:
         raise InputError(f"`space.{key}` has log: true and low {low:g}, but a log range must start above 0")
-    parameter = Parameter(key=key, low=low, high=high, log=log, whole=kind == "integer")
-    _check_each(key, parameter.ends())
-    return parameter
-
-
-def _end(key: str, value: Any, *, whole: bool) -> float:
-    try:
-        if whole and type(value) is not int:
-            raise ValueError("must be a whole number")
-        if not math.isfinite(end := value if whole else as_number(value)):
-            raise ValueError("must be a number")
-    except ValueError as error:
-        raise InputError(f"the value of `{key}` is {value!r}, but {error}") from None
-    return end
-
-
-def _check_each(key: str, values: Sequence[Any]) -> None:
-    """Each alone must be a value of the key; where it must fit other keys, the plan checks it with them."""
-    for value in values if key not in DEPENDENT else ():
-        Config().with_values({key: value}, source="space")
+    return Parameter(key=key, low=low, high=high, log=log, whole=kind == "integer")
 
 
 def space_schema() -> dict[str, Any]:

@@ -13,21 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, WithJsonSchema, model_validator
 from pydantic.dataclasses import dataclass
 
 from lfvd.config import Config, ConfigError, config_keys
 from lfvd.files import InputError, read_yaml
-from lfvd.schema import CHECKED, NUMBER, Switch, Whole, replace_old_keys, require, sentences
-from tune.parameter import DEPENDENT, Parameter, parse_space, space_schema
+from lfvd.schema import CHECKED, NUMBER, Switch, Whole, as_number, replace_old_keys, require, sentences
+from tune.parameter import Parameter, parse_space, space_schema
 
 _INSTALLED = Path(__file__).parent / "shipped" / "search_spaces"
 SHIPPED = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "search_spaces"
@@ -39,6 +31,9 @@ AUTO = "auto"
 
 OLD_KEYS = {"scheduler.audit": None, "confirm.max_seeds": None}
 """Key of an older version → today's key; None: it has no effect any more."""
+
+DEPENDENT = ("model.width", "model.heads")
+"""Keys of Config whose values must fit each other."""
 
 FIXED = ("run.epochs", "run.threads", "run.device")
 """Keys of Config that a plan's sections decide."""
@@ -72,12 +67,14 @@ class SchedulerPlan:
     """Epochs of a full trial, and of every confirmation run."""
 
 
-def _share(gpu: float) -> float:
-    if 0 < gpu < 0.01:
+def _as_gpus(value: Any) -> float:
+    """GPUs of a trial; `auto` is 0 until a timed epoch decides it. Raises ValueError for a share that none can have."""
+    gpus = 0.0 if value == AUTO else as_number(value)
+    if 0 < gpus < 0.01:
         raise ValueError("a share of a GPU must be at least 0.01: try 0.25")
-    if gpu > 1 and gpu != int(gpu):
-        raise ValueError(f"must be a share of one GPU or a whole number: try {int(gpu)}")
-    return gpu
+    if 1 < gpus < 64 and gpus != int(gpus):
+        raise ValueError(f"must be a share of one GPU or a whole number: try {int(gpus)}")
+    return gpus
 
 
 def _seconds(text: Any) -> float:
@@ -87,7 +84,6 @@ def _seconds(text: Any) -> float:
 
 
 _OR_AUTO: dict[str, Any] = {"type": ["number", "string"], "pattern": f"^{AUTO}$"}
-_AUTO_GPU = BeforeValidator(lambda value: 0.0 if value == AUTO else value)
 _CONCURRENT = require(lambda v: v == AUTO or (type(v) is int and v >= 1), "must be auto or a whole number, at least 1")
 _DURATION = require(lambda v: _seconds(v) > 0, "must be a number above 0 with s, m, h or d, such as 90m")
 _PATTERN = Field(json_schema_extra={"pattern": r"^[0-9]+(\.[0-9]+)?\s*[smhd]$"})
@@ -97,9 +93,7 @@ _PATTERN = Field(json_schema_extra={"pattern": r"^[0-9]+(\.[0-9]+)?\s*[smhd]$"})
 class ResourcesPlan:
     cpu: Annotated[Whole, Field(ge=1, le=1024)] = 1
     """CPU cores a trial; also its torch threads."""
-    gpu: Annotated[float, Field(ge=0, le=64, json_schema_extra=_OR_AUTO), AfterValidator(_share), NUMBER, _AUTO_GPU] = (
-        0.0
-    )
+    gpu: Annotated[float, Field(ge=0, le=64, json_schema_extra=_OR_AUTO), BeforeValidator(_as_gpus)] = 0.0
     """GPUs a trial; a fraction shares one; auto: as many trials share one as fit (SearchPlan.auto_gpu)."""
     max_concurrent: Annotated[int | str, _CONCURRENT, WithJsonSchema({**_OR_AUTO, "minimum": 1})] = AUTO
     """Trials at a time; auto: as many as the cluster holds. A number above that makes an autoscaling cluster grow."""
@@ -130,6 +124,7 @@ def _are_seeds(value: Any) -> bool:
     return bool(whole) and len(set(value)) == len(value)
 
 
+_DISTINCT = Field(min_length=1, json_schema_extra={"uniqueItems": True})
 _SEEDS = require(_are_seeds, "must be a list of different whole numbers, at least 0")
 
 
@@ -137,13 +132,7 @@ _SEEDS = require(_are_seeds, "must be a list of different whole numbers, at leas
 class ConfirmPlan:
     finalists: Annotated[Whole, Field(ge=1, le=1000)] = 8
     """Best trials that are trained again on fresh seeds, besides the baseline. A race over 8 takes about the runs of 4 without."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1, json_schema_extra={"uniqueItems": True}), _SEEDS] = (
-        0,
-        1,
-        2,
-        3,
-        4,
-    )
+    seeds: Annotated[tuple[int, ...], _DISTINCT, _SEEDS] = (0, 1, 2, 3, 4)
     """Fresh training seeds of the confirmation; all averages of record are over these."""
     race: Switch = True
     """Drop a finalist before its last seed where it is significantly worse than the leader."""
