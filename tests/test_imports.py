@@ -40,7 +40,6 @@ TO_MEND = {
     "tests.tune.study.test_study",
     "tests.tune.terminal.test_live",
     "tests.tune.test_soundness",
-    "tests.tune.tracking.test_mlflow_runs",
 }
 """Test files that still import another test file; must become empty."""
 

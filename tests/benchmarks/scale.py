@@ -37,7 +37,7 @@ from tune.plan import SHIPPED, ResourcesPlan, SearchPlan
 from tune.search.job import Job, Result
 from tune.search.trials import SearchJobs
 from tune.study.study import OBJECTIVE, DataSource, Study, writing
-from tune.tracking.mlflow_runs import Projection, runs_of
+from tune.tracking.mlflow_runs import MlflowRuns
 
 EPOCHS, CLASSES, SAMPLED, STEP = 30, 14, 20, 1000
 """Of a full trial; in a record, which makes 25 metrics; trials that TPE samples; reports between two looks of MLflow's."""
@@ -96,7 +96,7 @@ class Watch:
 
 def search(study: Study, slots: int) -> Watch:
     """Run a study's trials, each one's next epoch in turn; what Optuna, SearchJobs and the projection take."""
-    watch, jobs, projection = Watch(), SearchJobs(study, lambda: False), Projection(study)
+    watch, jobs, projection = Watch(), SearchJobs(study, lambda: False), MlflowRuns(study)
     start, report, finish = watch("next", jobs.next), watch("report", jobs.report), watch("report", jobs.finished)
     study.optuna.ask, jobs._tell = watch("ask", study.optuna.ask), watch("end", jobs._tell)
     look, os.fsync = watch("look", projection.runs), watch("disk", os.fsync)
@@ -153,7 +153,7 @@ def reopen(folder: Path) -> dict[str, float]:
         opened = time.perf_counter()
         SearchJobs(study, lambda: False)
         ready = time.perf_counter()
-    runs_of(study, live=True)
+    MlflowRuns(study).runs(live=True)
     return {
         "reopened by Optuna, s": opened - start,
         "rungs refilled, s": ready - opened,

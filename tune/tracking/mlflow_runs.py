@@ -1,8 +1,7 @@
-"""What MLflow shall hold of a study: its runs, derived from the journal; nothing here knows MLflow's API.
+"""The runs that MLflow must hold for a study, derived from the study's folder; nothing here calls MLflow.
 
-One run for each trial (`trial 7`); for each finalist one with the averages over seeds (`finalist: trial 7`); below it one for
-each seed (`trial 7, seed 2`). For tables of the paper (tune.paper.grid), `row: w/o CEAR` and `w/o CEAR, seed 2` likewise. `runs_of` gives
-all; a `Projection` what may have changed since it was last asked.
+A run for each trial (`trial 7`); for each finalist one with the averages over seeds (`finalist: trial 7`), and below it one for
+each seed (`trial 7, seed 2`). For the paper's tables (tune.paper.grid) `row: w/o CEAR` and `w/o CEAR, seed 2` likewise.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ from tune.search.samplers import training_seed
 from tune.search.trials import FAILURE, STOPPED
 from tune.study.study import BASELINE, Study
 
-LONGEST = 5000
+MAX_TAG = 5000
 """Characters of a tag that MLflow keeps."""
 
-SHORT = 200
+MAX_FAULT = 200
 """Characters of a fault's reason in a tag."""
 
-Epochs = list[dict[str, Any]]
-"""Records of epochs.jsonl."""
+RunKey = tuple[str, int, int]
+"""Stage, trial and seed of a record in epochs.jsonl or faults.jsonl."""
 
-Key = tuple[str, int, int]
-"""Stage, trial and seed: what a record of epochs.jsonl or faults.jsonl belongs to."""
+# A pruned trial is a success: MLflow's KILLED has the red cross of FAILED.
+_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """A run as MLflow shall hold it."""
+class MlflowRun:
+    """A run as MLflow must hold it."""
 
     key: str
     name: str
@@ -47,96 +46,95 @@ class Run:
     params: dict[str, Any]
     tags: dict[str, str]
     status: str
-    """RUNNING only while it really runs; SCHEDULED where it was interrupted and can go on."""
+    """RUNNING only while it is trained; SCHEDULED where it was interrupted and can continue."""
     start: datetime | None = None
     """None: `seconds` before it is first sent."""
     seconds: float
     """Training time, which MLflow shows as the duration."""
-    epochs: Epochs = field(default_factory=list)
-    figures: dict[str, float] = field(default_factory=dict)
-    """Metrics beside those of the epochs, with `step`."""
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    """Records of epochs.jsonl."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Metrics beside those of the epochs, at `step`."""
     step: int = 0
     final: bool = False
-    """Nothing about it will change."""
+    """Whether it cannot change any more."""
     files: tuple[str, ...] = ()
-    """Patterns of files in the study's folder that it keeps as artifacts."""
+    """Glob patterns of files in the study's folder that it keeps as artifacts."""
 
 
-def runs_of(study: Study, *, live: bool) -> list[Run]:
-    """All runs that a study has now, parents before children; live: its driver is at work."""
-    return Projection(study).runs(live=live)
+class MlflowRuns:
+    """The runs of a study that grows: each call of `runs` reads only what was added since the last.
 
-
-class Projection:
-    """The runs of a study that grows: each look reads what was added since the last, and makes only what that may change.
-
-    known: trials whose runs are told to their end, and of no interest any more.
+    finished: trials whose runs MLflow has to their end; they are left out.
     """
 
-    def __init__(self, study: Study, *, known: Set[int] = frozenset()) -> None:
+    def __init__(self, study: Study, *, finished: Set[int] = frozenset()) -> None:
         self.study = study
-        self.told = {trial.number for trial in study.trials if trial.number in known and trial.state.is_finished()}
-        self.records, self.troubles = study.tail("epochs.jsonl"), study.tail("faults.jsonl")
+        self.ended = {trial.number for trial in study.trials if trial.number in finished and trial.state in _STATUS}
+        self.epoch_records, self.fault_records = study.tail("epochs.jsonl"), study.tail("faults.jsonl")
         self.stage = "search"
-        self.epochs: dict[Key, Epochs] = {}
-        self.faults: dict[Key, list[str]] = {}
+        self.epochs: dict[RunKey, list[dict[str, Any]]] = {}
+        self.faults: dict[RunKey, list[str]] = {}
 
-    def runs(self, *, live: bool) -> list[Run]:
-        """All runs but those of trials that had ended at an earlier look."""
-        # Trials before their records, which are written before an end is told: one that has ended has all of its own.
-        trials = [trial for trial in self.study.trials if trial.number not in self.told]
+    def runs(self, *, live: bool) -> list[MlflowRun]:
+        """All runs, parents before children, but for trials that had ended at an earlier call; live: the driver is at work."""
+        # Trials before records: an ended trial has all of its records, since its end is written last.
+        trials = [trial for trial in self.study.trials if trial.number not in self.ended]
         self._read()
-        runs = [self._trial(trial, live and self.stage == "search") for trial in trials]
-        return [*runs, *_Confirmation(self, live and self.stage == self.study.stage).runs()]
+        runs = [self._trial(trial, active=live and self.stage == "search") for trial in trials]
+        return [*runs, *_ConfirmationRuns(self, active=live and self.stage == self.study.stage).runs()]
 
     def _read(self) -> None:
-        for record in self.records.new():
+        for record in self.epoch_records.new():
             # Search and confirmation take turns: the last epoch tells which of them is at work.
             self.stage = record["stage"]
-            if self.stage != "search" or record["trial"] not in self.told:
+            if self.stage != "search" or record["trial"] not in self.ended:
                 self.epochs.setdefault((self.stage, record["trial"], record["seed"]), []).append(record)
-        for fault in self.troubles.new():
+        for fault in self.fault_records.new():
             if "trial" in fault:
                 self.faults.setdefault((fault["stage"], fault["trial"], fault["seed"]), []).append(fault["reason"])
 
-    def fault_tags(self, key: Key) -> dict[str, str]:
-        """What went wrong in a run, each reason once; empty where nothing did."""
-        times = Counter(" ".join(reason.split())[:SHORT] for reason in self.faults.get(key, []))
-        said = [reason if count == 1 else f"{reason} ({count} times)" for reason, count in times.items()]
-        return {"faults": "; ".join(said)[:LONGEST]} if said else {}
+    def tags(self, stage: str, state: str, key: RunKey | None = None) -> dict[str, str]:
+        """Tags of a run; key: of its records, whose faults are listed, each reason once."""
+        tags = {**_origin(self.study), "stage": stage, "state": state}
+        counts = Counter(" ".join(reason.split())[:MAX_FAULT] for reason in self.faults.get(key, [])) if key else {}
+        if counts:
+            texts = [reason if count == 1 else f"{reason} ({count} times)" for reason, count in counts.items()]
+            tags["faults"] = "; ".join(texts)[:MAX_TAG]
+        return tags
 
-    def _trial(self, trial: FrozenTrial, at_work: bool) -> Run:
-        # A stopped trial did what it should: MLflow's KILLED has the red cross of FAILED.
-        ended = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
-        reasons = {k: str(trial.user_attrs[k])[:LONGEST] for k in (STOPPED, FAILURE) if k in trial.user_attrs}
-        state = trial.state.name.lower() if trial.state in ended else _unfinished(at_work)[0]
-        plan = self.study.plan
+    def _trial(self, trial: FrozenTrial, *, active: bool) -> MlflowRun:
+        plan, ended = self.study.plan, trial.state in _STATUS
+        state, status = (trial.state.name.lower(), _STATUS[trial.state]) if ended else _unfinished(active)
         seed = training_seed(plan.sampler, trial.number, taken=plan.confirm.seeds)
         key = ("search", trial.number, seed)
-        epochs, faults = self.epochs.get(key, []), self.fault_tags(key)
-        if trial.state in ended:  # not kept: in a long search they are most of the memory
-            self.told.add(trial.number)
+        epochs, tags = self.epochs.get(key, []), self.tags("search", state, key)
+        tags |= {k: str(trial.user_attrs[k])[:MAX_TAG] for k in (STOPPED, FAILURE) if k in trial.user_attrs}
+        if ended:  # its records are not kept: in a long search they are most of the memory
+            self.ended.add(trial.number)
             self.epochs.pop(key, None)
-        return Run(
+        return MlflowRun(
             key=f"trial{trial.number}",
             name=self.study.name_of(trial.number),
             params={**trial.params, "seed": seed},
-            tags={**_origin(self.study), "stage": "search", "state": state, **reasons, **faults},
-            status=ended.get(trial.state, _unfinished(at_work)[1]),
+            tags=tags,
+            status=status,
             start=trial.datetime_start,
-            seconds=sum(r["seconds"] for r in epochs),
+            seconds=sum(record["seconds"] for record in epochs),
             epochs=epochs,
-            final=trial.state in ended,
+            final=ended,
         )
 
 
-class _Confirmation:
-    """The runs of the finalists, or of a table's rows, and of their seeds."""
+class _ConfirmationRuns:
+    """The runs of finalists, or of rows of the paper's tables, and of their seeds."""
 
-    def __init__(self, projection: Projection, at_work: bool) -> None:
-        self.study, self.at_work, self.fault_tags = projection.study, at_work, projection.fault_tags
-        study, epochs = projection.study, projection.epochs
-        self.epochs = {(trial, seed): found for (stage, trial, seed), found in epochs.items() if stage == study.stage}
+    def __init__(self, all_runs: MlflowRuns, *, active: bool) -> None:
+        self.study, self.active, self.tags = all_runs.study, active, all_runs.tags
+        study = self.study
+        self.epochs = {
+            (trial, seed): each for (stage, trial, seed), each in all_runs.epochs.items() if stage == study.stage
+        }
         self.done = {(run["trial"], run["seed"]): run for run in study.confirmed()}
         self.drops = {drop.trial: drop for drop in standing(study).dropped}
         self.failed = failed_runs(study)
@@ -146,110 +144,110 @@ class _Confirmation:
                 self.tests |= {(int(trial), seed): row for seed, row in zip(look["seeds"], rows, strict=True)}
         best = study.folder / "best.yaml"
         self.winner = (read_yaml(best).get("provenance") or {}).get("trial") if best.is_file() else None
-        self.holder = self.winner if study.kind == "finalist" else BASELINE
-        """Whose run keeps the study's files."""
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self) -> Iterator[MlflowRun]:
         """Each finalist that has begun, then its seeds."""
         for trial in dict.fromkeys(trial for trial, _ in [*self.done, *self.epochs]):
-            possible = self.study.plan.confirm.seeds
-            seeds = [s for s in possible if (trial, s) in self.epochs or (trial, s) in self.done]
-            runs = [self.seed(trial, s) for s in seeds]
-            yield self.finalist(trial, runs, sum(run.seconds for run in runs))
+            begun = [s for s in self.study.plan.confirm.seeds if (trial, s) in self.epochs or (trial, s) in self.done]
+            runs = [self._seed(trial, seed) for seed in begun]
+            yield self._finalist(trial, sum(run.seconds for run in runs))
             yield from runs
 
-    def seed(self, trial: int, seed: int) -> Run:
-        """One confirmed run: its epochs and, once opened, its test scores."""
-        run, epochs = self.done.get((trial, seed)), self.epochs.get((trial, seed), [])
-        state, status = ("complete", "FINISHED") if run else self._not_done({(trial, seed)})
-        faults = self.fault_tags((self.study.stage, trial, seed))
-        return Run(
-            key=f"{self.study.kind}{trial}-seed{seed}",
-            name=f"{self.study.name_of(trial)}, seed {seed}",
-            parent=f"{self.study.kind}{trial}",
-            params={**self.study.params_of(trial), "seed": seed},
-            tags={**_origin(self.study), "stage": "seed", "state": state, **faults},
+    def _seed(self, trial: int, seed: int) -> MlflowRun:
+        """One confirmed run: its epochs and, after test evaluations, its test scores."""
+        study, key = self.study, (trial, seed)
+        epochs = self.epochs.get(key, [])
+        state, status = ("complete", "FINISHED") if key in self.done else self._not_done({key})
+        return MlflowRun(
+            key=f"{study.kind}{trial}-seed{seed}",
+            name=f"{study.name_of(trial)}, seed {seed}",
+            parent=f"{study.kind}{trial}",
+            params={**study.params_of(trial), "seed": seed},
+            tags=self.tags("seed", state, (study.stage, trial, seed)),
             status=status,
-            seconds=sum(r["seconds"] for r in epochs),
+            seconds=sum(record["seconds"] for record in epochs),
             epochs=epochs,
-            figures=self.tests.get((trial, seed), {}),
-            step=run["best_epoch"] if run else 0,
+            metrics=self.tests.get(key, {}),
+            step=self.done[key]["best_epoch"] if key in self.done else 0,
         )
 
-    def _not_done(self, runs: set[tuple[int, int]]) -> tuple[str, str]:
-        """State and MLflow's status of runs that are not all done."""
-        return _unfinished(self.at_work) if self.at_work or not runs & self.failed else ("failed", "FAILED")
-
-    def finalist(self, trial: int, seeds: list[Run], seconds: float) -> Run:
+    def _finalist(self, trial: int, seconds: float) -> MlflowRun:
         """The averages over those of the plan's seeds that are done so far."""
-        planned = self.study.plan.confirm.seeds
-        keys = [(trial, seed) for run in seeds if run.status == "FINISHED" and (seed := run.params["seed"]) in planned]
-        whole = len(keys) == len(planned)
-        drop = None if whole else self.drops.get(trial)
-        done = ("complete" if whole else "dropped", "FINISHED") if whole or drop else None
-        state, status = done or self._not_done({(trial, seed) for seed in planned})
-        figures = _averages([self.done[k] for k in keys]) | _averages([self.tests[k] for k in keys if k in self.tests])
-        note = f"**W-F1 {_wf1(figures)}**: mean ± standard deviation over {len(keys)} of {len(planned)} seeds"
-        tags = {"stage": self.study.kind, "state": state, "mlflow.note.content": note}
+        study = self.study
+        planned = [(trial, seed) for seed in study.plan.confirm.seeds]
+        done = [key for key in planned if key in self.done]
+        drop = self.drops.get(trial) if len(done) < len(planned) else None
+        state, status = "complete", "FINISHED"
+        if drop:
+            state = "dropped"
+        elif len(done) < len(planned):
+            state, status = self._not_done(set(planned))
+        metrics = _averages([self.done[k] for k in done]) | _averages([self.tests[k] for k in done if k in self.tests])
+        tags = self.tags(study.kind, state)
+        tags["mlflow.note.content"] = (
+            f"**W-F1 {_wf1(metrics)}**: mean ± standard deviation over {len(done)} of {len(planned)} seeds"
+        )
         if drop:
             tags["dropped"] = drop.reason()
         if self.winner is not None:
             tags["winner"] = str(trial == self.winner).lower()
-        return Run(
-            key=f"{self.study.kind}{trial}",
-            name=f"{self.study.kind}: {self.study.name_of(trial)}" + (", winner" if trial == self.winner else ""),
-            params=self.study.params_of(trial),
-            tags={**_origin(self.study), **tags},
+        keeps_files = trial == (self.winner if study.kind == "finalist" else BASELINE)
+        return MlflowRun(
+            key=f"{study.kind}{trial}",
+            name=f"{study.kind}: {study.name_of(trial)}" + (", winner" if trial == self.winner else ""),
+            params=study.params_of(trial),
+            tags=tags,
             status=status,
             seconds=seconds,
-            figures={**figures, "seeds": len(keys)},
-            step=len(keys),
-            files=self.study.artifacts if trial == self.holder else (),
+            metrics={**metrics, "seeds": len(done)},
+            step=len(done),
+            files=study.artifacts if keeps_files else (),
         )
 
-
-def _averages(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """`val/wf1_mean`, `val/wf1_std`, `val/acc_mean`, `val/f1/<class>_mean` over seeds, or of test; none without rows."""
-    scores = [{k: v for k, v in row.items() if re.match(r"(val|test)/(wf1$|acc$|f1/)", k)} for row in rows]
-    mean, std = mean_std(scores) if scores else ({}, {})
-    spread = {f"{k}_std": v for k, v in std.items() if k.endswith("/wf1")}
-    return {f"{k}_mean": v for k, v in mean.items()} | spread
+    def _not_done(self, runs: set[tuple[int, int]]) -> tuple[str, str]:
+        """State and MLflow's status of runs that are not all done."""
+        return _unfinished(self.active) if self.active or not runs & self.failed else ("failed", "FAILED")
 
 
-def head_note(study: Study, runs: list[Run]) -> str:
-    """What MLflow shows at the head of the experiment: the answer in the first line, then where to find what."""
+def experiment_note(study: Study, runs: list[MlflowRun]) -> str:
+    """MLflow's description of the experiment: the result in the first line, then a table, then where to find what."""
     averages = [run for run in runs if run.tags["stage"] == study.kind]
-    averages.sort(key=lambda run: run.figures.get("val/wf1_mean", 0.0), reverse=True)
-    cells = {run.key: _wf1(run.figures) for run in averages}
-    rows = [f"| {run.name} | &emsp;{run.figures['seeds']} | &emsp;{cells[run.key]} |" for run in averages]
+    averages.sort(key=lambda run: run.metrics.get("val/wf1_mean", 0.0), reverse=True)
+    rows = [f"| {run.name} | &emsp;{run.metrics['seeds']} | &emsp;{_wf1(run.metrics)} |" for run in averages]
     table = ["| | &emsp;seeds | &emsp;W-F1, mean ± standard deviation over seeds |", "|---|---|---|", *rows]
     winner = [run for run in averages if run.tags.get("winner") == "true"]
     baseline = [run for run in averages if run.key == f"{study.kind}{BASELINE}" and run not in winner]
-    said = "; ".join(f"{run.name.partition(': ')[2]}: W-F1 {cells[run.key]}" for run in winner + baseline)
-    answered = bool(winner) or study.kind == "row"
-    guide = _GUIDES[study.kind].format(**_origin(study))
-    return "\n".join([f"**{said if answered else 'There is no winner yet'}**", "", *table, "", guide])
+    result = "There is no winner yet"
+    if winner or study.kind == "row":
+        result = "; ".join(f"{run.name.partition(': ')[2]}: W-F1 {_wf1(run.metrics)}" for run in winner + baseline)
+    return "\n".join([f"**{result}**", "", *table, "", _GUIDES[study.kind].format(**_origin(study))])
 
 
-def _wf1(figures: dict[str, float]) -> str:
+def _averages(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Averages over seeds of `val/…` or `test/…`: `val/wf1_mean`, `val/wf1_std`, `val/acc_mean`, `val/f1/<class>_mean`."""
+    scores = [{k: v for k, v in row.items() if re.match(r"(val|test)/(wf1$|acc$|f1/)", k)} for row in rows]
+    mean, std = mean_std(scores) if scores else ({}, {})
+    return {f"{k}_mean": v for k, v in mean.items()} | {f"{k}_std": v for k, v in std.items() if k.endswith("/wf1")}
+
+
+def _wf1(metrics: dict[str, float]) -> str:
     cells = [
-        f"{format_mean_std(figures[f'{split}/wf1_mean'], figures[f'{split}/wf1_std'])} % on {name}"
+        f"{format_mean_std(metrics[f'{split}/wf1_mean'], metrics[f'{split}/wf1_std'])} % on {name}"
         for split, name in (("val", "validation"), ("test", "test"))
-        if f"{split}/wf1_mean" in figures
+        if f"{split}/wf1_mean" in metrics
     ]
     return ", ".join(cells) or "–"
 
 
-def _unfinished(at_work: bool) -> tuple[str, str]:
-    """State and MLflow's status of what has begun and not ended."""
-    return ("running", "RUNNING") if at_work else ("interrupted", "SCHEDULED")
+def _unfinished(active: bool) -> tuple[str, str]:
+    """State and MLflow's status of a run that has begun and not ended."""
+    return ("running", "RUNNING") if active else ("interrupted", "SCHEDULED")
 
 
 def _origin(study: Study) -> dict[str, str]:
-    simulated = ", ".join(study.data.simulated) or "none"
     return {
         "data": study.data.name,
-        "simulated": simulated,
+        "simulated": ", ".join(study.data.simulated) or "none",
         "fingerprint": study.data.fingerprint,
         "commit": str(study.info.get("commit", "none")),
     }

@@ -21,9 +21,9 @@ from lfvd.data.corpus import Corpus
 from lfvd.data.simulate import simulate
 from lfvd.files import InputError, read_yaml, write_yaml
 from lfvd.training.trainer import NonFiniteLoss, train
+from tests.helpers.mlflow_studies import held
 from tests.tune.search import test_confirmation as test_confirm
 from tests.tune.search.test_confirmation import run_here
-from tests.tune.tracking.test_mlflow_writer import held
 from tune.paper import reproduce
 from tune.paper.grid import Grid, is_grid, read_base, start_grid
 from tune.paper.outcomes import UNDECIDED, Line, Outcomes
@@ -34,7 +34,7 @@ from tune.search.confirmation import ConfirmJobs
 from tune.statistics import Difference, paired
 from tune.study.study import Study, StudyError
 from tune.terminal.live import ConfirmView
-from tune.tracking.mlflow_runs import runs_of
+from tune.tracking.mlflow_runs import MlflowRuns
 from tune.tracking.mlflow_writer import default_uri
 
 COMMAND = str(Path(sys.executable).with_name("lfvd-tune"))
@@ -251,17 +251,17 @@ def test_what_the_command_shows_fits_a_terminal(whole):
 
 
 def test_mlflow_gets_a_run_a_row_with_averages_and_a_run_a_seed(whole):
-    runs = {run.key: run for run in runs_of(whole, live=False)}
+    runs = {run.key: run for run in MlflowRuns(whole).runs(live=False)}
     assert len(runs) == 20 * (1 + len(SEEDS))
     parent, child = runs["row5"], runs["row5-seed1"]
     [look] = whole.looks()
     assert parent.name == f"row: {whole.name_of(5)}"
-    assert parent.figures["test/wf1_mean"] == pytest.approx(np.mean([s["test/wf1"] for s in look["scores"]["5"]]))
-    assert (parent.status, parent.figures["seeds"], parent.params) == ("FINISHED", 2, whole.params_of(5))
+    assert parent.metrics["test/wf1_mean"] == pytest.approx(np.mean([s["test/wf1"] for s in look["scores"]["5"]]))
+    assert (parent.status, parent.metrics["seeds"], parent.params) == ("FINISHED", 2, whole.params_of(5))
     assert (child.parent, child.name) == ("row5", f"{whole.name_of(5)}, seed 1")
-    assert child.figures["test/wf1"] == look["scores"]["5"][1]["test/wf1"]
+    assert child.metrics["test/wf1"] == look["scores"]["5"][1]["test/wf1"]
     assert {key for key, run in runs.items() if run.files} == {"row0"}
-    live = {run.status for run in runs_of(whole, live=True)}
+    live = {run.status for run in MlflowRuns(whole).runs(live=True)}
     assert live == {"FINISHED"}
 
 

@@ -33,7 +33,7 @@ from tune.execution import ray_cluster, ray_jobs
 from tune.search.confirmation import ConfirmJobs, failed_runs, finalists, mean_std, ranking, settled, standing
 from tune.search.trials import FAILURE
 from tune.study.study import JOURNALS, OBJECTIVE, Study, StudyError
-from tune.tracking.mlflow_runs import runs_of
+from tune.tracking.mlflow_runs import MlflowRuns
 
 SEEDS = tuple(PLAN["confirm"]["seeds"])
 
@@ -729,7 +729,7 @@ def test_the_guides_explain_every_file_and_metric(whole):
     metrics = text.partition("## Metrics")[2].partition("## Files")[0]
     metrics += (ROOT / "lfvd" / "README.md").read_text(encoding="utf-8").partition("## Metrics of an epoch")[2]
     logged = {key for record in study.epochs() for key in record} | {"gpu"}
-    logged |= {key for run in runs_of(study, live=False) for key in run.figures}
+    logged |= {key for run in MlflowRuns(study).runs(live=False) for key in run.metrics}
     assert {"val/wf1_mean", "test/f1/sad", "seeds"} <= logged
     for key in logged:
         assert f"`{re.sub(r'f1/(calm|glad|sad)', 'f1/<class>', key)}`" in metrics, key
