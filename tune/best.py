@@ -36,7 +36,7 @@ def open_test(study: Study, corpus: Corpus, numbers: list[int]) -> dict[int, Sco
     corpus: the whole one, with its test split.
     """
     known = study.test_scores()
-    if missing := [n for n in numbers if n not in known or not study.predictions(n, "test").is_file()]:
+    if missing := [n for n in numbers if n not in known or not study.paths.predictions(n, "test").is_file()]:
         look = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "host": socket.gethostname(),
@@ -46,8 +46,8 @@ def open_test(study: Study, corpus: Corpus, numbers: list[int]) -> dict[int, Sco
             "trials": missing,
             "seeds": list(study.plan.confirm.seeds),
         }
-        study.append_look(look)  # before it: whatever happens meanwhile, the look is on record
-        study.append_test_scores(
+        study.test_log.log_evaluation(look)  # before it: whatever happens meanwhile, the look is on record
+        study.test_log.log_scores(
             {n: [_named("test", each.scores()) for each in _predict(study, corpus, n, "test")] for n in missing}
         )
     known = study.test_scores()
@@ -66,10 +66,10 @@ def _predict(study: Study, corpus: Corpus, trial: int, split: str) -> list[Evalu
     found = []
     for seed in seeds:
         model = build_model(config, corpus.widths(config.data.modalities), len(corpus.info.classes)).to(device)
-        model.load_state_dict(load_file(study.weights(trial, seed)))
+        model.load_state_dict(load_file(study.paths.weights(trial, seed)))
         found.append(evaluate(model, corpus, split, device=device))
     kept = Predictions.of(corpus, found, seeds, model.modalities)
-    study.patiently(lambda: kept.save(study.predictions(trial, split)))
+    study.retry_on_full_disk(lambda: kept.save(study.paths.predictions(trial, split)))
     return found
 
 
@@ -107,7 +107,7 @@ def _provenance(study: Study, tests: dict[int, Scores]) -> dict[str, Any]:
             "fingerprint": study.data.fingerprint,
             "simulated": list(study.data.simulated),
         },
-        "looks_at_test": len(study.looks()),
+        "looks_at_test": len(study.test_log.evaluations()),
         **run_info("cpu"),
     }
 
@@ -124,7 +124,7 @@ def _rounded(found: Difference | Resampled | None) -> dict[str, float] | None:
 def _draw_confusion(study: Study) -> None:
     """The winner's confusion matrix on validation, over all seeds."""
     trial, seeds = settled(study)[0].trial, study.plan.confirm.seeds
-    found = Predictions.load(study.predictions(trial, "valid"))
+    found = Predictions.load(study.paths.predictions(trial, "valid"))
     title = f"{study.name}: trial {trial}, validation split, {len(seeds)} seeds; {study.data.title}"
     confusion(study.folder / "confusion_valid.png", found.confusion(), classes=list(found.classes), title=title)
 

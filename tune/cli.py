@@ -182,12 +182,12 @@ def stop(name: NameArgument, results: ResultsOption = RESULTS) -> None:
     from tune.study import lock
 
     folder = _open_any(results, name).folder
-    if (working := lock.at_work(folder)) is None:
+    if (working := lock.holder_at_work(folder)) is None:
         print(f"lfvd-tune: {folder}: no driver is at work on this study", file=sys.stderr)
         raise typer.Exit(1)
-    lock.ask(folder, "stop")
+    lock.request(folder, "stop")
     print(f"asked the driver ({working}) to wind down")
-    while (now := lock.at_work(folder)) and (now.host, now.pid) == (working.host, working.pid):
+    while (now := lock.holder_at_work(folder)) and (now.host, now.pid) == (working.host, working.pid):
         time.sleep(0.5)
     print(f"it has ended; to go on: lfvd-tune resume {name}")
 
@@ -202,14 +202,14 @@ def prune(
     study = _open(results, name)
     from tune.search import trials
     from tune.study import lock
-    from tune.study.study import writing
+    from tune.study.study import study_lock
 
     trials.check_unfinished(study, trial)
-    if lock.at_work(study.folder):
-        lock.ask(study.folder, trials.prune_request(trial))
+    if lock.holder_at_work(study.folder):
+        lock.request(study.folder, trials.prune_request(trial))
         print(f"trial {trial} ends after its current epoch")
         return
-    with writing(study.folder):
+    with study_lock(study.folder):
         trials.prune(study, trial)
     print(f"trial {trial} is ended")
 
@@ -359,10 +359,10 @@ def _folder(results: Path, name: str) -> Path:
 
 def _begun(results: Path, name: str, data: Path | None) -> tuple[Path, SearchPlan, Path]:
     """A study's folder, plan and corpus; its journals are not read, since they may have to be mended first."""
-    from tune.study.study import asked
+    from tune.study.plan_file import load_plan
 
     folder = _folder(results, name)
-    plan, source, _ = asked(folder)
+    plan, source, _ = load_plan(folder)
     return folder, plan, data or Path(source.path)
 
 

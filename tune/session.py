@@ -33,7 +33,8 @@ from tune.search.confirmation import ConfirmJobs, finalists, settled
 from tune.search.trials import FAILURE, SearchJobs
 from tune.study import checkpoints
 from tune.study.lock import Requests
-from tune.study.study import BASELINE, DataSource, Study, writing
+from tune.study.plan_file import DataSource
+from tune.study.study import BASELINE, Study, study_lock
 from tune.terminal.live import ConfirmView, Display, SearchView
 from tune.tracking.mlflow_writer import Tracker
 
@@ -86,7 +87,7 @@ def interruptible(console: Console, requests: Requests) -> Iterator[Interrupt]:
 @contextmanager
 def holding(folder: Path, console: Console) -> Iterator[None]:
     """Be the one driver of a study, and say what the last one left behind. Raises LockedError where one is at work."""
-    with writing(folder) as found:
+    with study_lock(folder) as found:
         for warning in found:
             _warn(console, warning)
         yield
@@ -143,7 +144,7 @@ def sitting(study: Study, console: Console, tracking_uri: str) -> Iterator[tuple
     tracker = Tracker(study, tracking_uri)
     try:
         with interruptible(console, Requests(study.folder)) as interrupt, tracker:
-            study.wait = _Room(console, interrupt)
+            study.wait_for_disk_space = _Room(console, interrupt)
             yield interrupt, tracker
     finally:
         if tracker.problem:
@@ -163,17 +164,17 @@ def workers(
         found = doctor.check_in_cluster(study, sealed, address)
         raise_or_warn(found, console)
         if any(result.check == "storage" and result.status != "ok" for result in found):
-            study.storage = checkpoints.node_local_folder(study.folder)
+            study.paths.storage = checkpoints.node_local_folder(study.folder)
         with _newcomers(study, console):
             yield
-        if not interrupt() and study.storage == checkpoints.node_local_folder(study.folder):
-            ray_cluster.run_on_each_node(checkpoints.clear, study.storage)
+        if not interrupt() and study.paths.storage == checkpoints.node_local_folder(study.folder):
+            ray_cluster.run_on_each_node(checkpoints.clear, study.paths.storage)
 
 
 @contextmanager
 def _newcomers(study: Study, console: Console) -> Iterator[None]:
     """Says so, once, where a node joins that does not share the checkpoints' place, which was shared at the start."""
-    if study.storage == checkpoints.node_local_folder(study.folder):  # then the start has said it
+    if study.paths.storage == checkpoints.node_local_folder(study.folder):  # then the start has said it
         yield
         return
     done, seen = threading.Event(), ray_cluster.node_ids()
@@ -182,7 +183,7 @@ def _newcomers(study: Study, console: Console) -> Iterator[None]:
         nonlocal seen
         while not done.wait(LOOK_SECONDS):
             if (now := ray_cluster.node_ids()) - seen:
-                result = doctor.check_storage(study.storage, named="storage" in study.info)
+                result = doctor.check_storage(study.paths.storage, named="storage" in study.info)
                 if result.status != "ok":
                     return _warn(console, f"a node joined: {result}")
             seen = now

@@ -114,7 +114,8 @@ def search(path: str) -> None:
     from lfvd.data.corpus import Corpus
     from tune.execution import ray_cluster, ray_jobs
     from tune.search.trials import SearchJobs
-    from tune.study.study import DataSource, Study
+    from tune.study.plan_file import DataSource
+    from tune.study.study import Study
 
     corpus = Corpus.open(path).restricted("train", "valid")
     budget = int(SHARE * CONFIGS * EPOCHS)

@@ -36,7 +36,8 @@ from tune.execution import ray_cluster, ray_jobs
 from tune.plan import SHIPPED, ResourcesPlan, SearchPlan
 from tune.search.job import Job, Result
 from tune.search.trials import SearchJobs
-from tune.study.study import OBJECTIVE, DataSource, Study, writing
+from tune.study.plan_file import DataSource
+from tune.study.study import OBJECTIVE, Study, study_lock
 from tune.tracking.mlflow_runs import MlflowRuns
 
 EPOCHS, CLASSES, SAMPLED, STEP = 30, 14, 20, 1000
@@ -123,7 +124,7 @@ def search(study: Study, slots: int) -> Watch:
 def grow(folder: Path, trials: int) -> dict[str, float]:
     """A search from its first trial to its last, and what it took."""
     before = memory()
-    with writing(folder):
+    with study_lock(folder):
         watch = search(new_study(folder, trials, sampler={"kind": "random"}), trials // 10)
     taken = np.array(watch.seconds["report"])
     seconds = np.bincount(np.cumsum(taken).astype(int))[:-1]
@@ -148,7 +149,7 @@ def grow(folder: Path, trials: int) -> dict[str, float]:
 def reopen(folder: Path) -> dict[str, float]:
     """What a driver that goes on with the study does first."""
     start = time.perf_counter()
-    with writing(folder):
+    with study_lock(folder):
         study = Study.open(folder)
         opened = time.perf_counter()
         SearchJobs(study, lambda: False)
@@ -208,7 +209,7 @@ def through_ray(trials: int) -> None:
     resources, times, busy = ResourcesPlan(cpu=1), [], []
     with (
         tempfile.TemporaryDirectory(prefix="scale-") as folder,
-        writing(Path(folder) / "study"),
+        study_lock(Path(folder) / "study"),
         ray_cluster.cluster(resources),
     ):
         jobs = SearchJobs(new_study(Path(folder) / "study", trials), lambda: False)

@@ -14,8 +14,9 @@ from tune.search.confirmation import ConfirmJobs, ranking
 from tune.search.job import Result
 from tune.search.trials import SearchJobs, prune_request
 from tune.study.lock import ask
+from tune.study.plan_file import DataSource
 from tune.study.predictions import Predictions
-from tune.study.study import BASELINE, OBJECTIVE, DataSource, Study
+from tune.study.study import BASELINE, OBJECTIVE, Study
 
 CLASSES = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
 SHARES = np.array([0.47, 0.11, 0.02, 0.08, 0.17, 0.03, 0.12])
@@ -130,13 +131,13 @@ def predict(study: Study, *, classes=CLASSES, splits=("valid", "test"), bins=(5,
     for number in dict.fromkeys([order[0].trial, BASELINE]):
         for split in splits:
             found = predictions(study, number, split, classes=classes, bins=bins)
-            found.save(study.predictions(number, split))
+            found.save(study.paths.predictions(number, split))
             if split == "test":
                 rows = [scores(found.label, row, classes) for row in found.prediction]
                 looked[number] = [{f"test/{k}": v for k, v in row.items()} for row in rows]
     if looked:
         who = {"time": "2026-11-20T08:30:00+0000", "host": "node1", "user": "ada", "command": "lfvd-tune search"}
-        study.append_look(
+        study.test_log.log_evaluation(
             {
                 **who,
                 "data": study.data.fingerprint,
@@ -144,7 +145,7 @@ def predict(study: Study, *, classes=CLASSES, splits=("valid", "test"), bins=(5,
                 "seeds": list(study.plan.confirm.seeds),
             }
         )
-        study.append_test_scores(looked)
+        study.test_log.log_scores(looked)
 
 
 def predictions(study: Study, number: int, split: str, *, classes=CLASSES, bins=(5, 13)) -> Predictions:
@@ -196,7 +197,7 @@ def add_trial(study: Study, state: TrialState, values: list[float], **params) ->
 def add_run(study: Study, trial: int, seed: int, wf1: float) -> None:
     """A finished run of the confirmation."""
     values = {"val/wf1": wf1, "val/acc": wf1 / 2, "val/f1/sad": 0.5, "val/loss": 1.0, OBJECTIVE: wf1}
-    study.append_confirmed({"trial": trial, "seed": seed, "best_epoch": 1, "epochs": 4, "seconds": 1.0, **values})
+    study.log_confirmed({"trial": trial, "seed": seed, "best_epoch": 1, "epochs": 4, "seconds": 1.0, **values})
 
 
 def confirmed_with(make_study, *tables: np.ndarray, name="study", search_scores=(), **confirm) -> Study:
@@ -227,5 +228,5 @@ def made_up_predictions(study: Study, trial: int, right: float) -> Predictions:
         prediction=np.where(hit, np.maximum(label, 0), rng.integers(0, 3, hit.shape)).astype(np.int16),
         weight=np.ones((5, 240, 1), np.float32),
     )
-    found.save(study.predictions(trial, "test"))
+    found.save(study.paths.predictions(trial, "test"))
     return found

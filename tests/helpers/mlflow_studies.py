@@ -10,7 +10,8 @@ from lfvd.data.corpus import Corpus
 from tune.plan import SearchPlan
 from tune.search.samplers import sampler_for, training_seed
 from tune.search.trials import FAILURE, STOPPED
-from tune.study.study import OBJECTIVE, DataSource, Study
+from tune.study.plan_file import DataSource
+from tune.study.study import OBJECTIVE, Study
 
 SEEDS = (0, 1, 2, 3, 4)
 CLASSES = ("calm", "glad", "sad")
@@ -49,7 +50,7 @@ def train(study: Study, trial: optuna.Trial, scores: list[float], *, first: int 
     """Report epochs from `first` on."""
     seed = training_seed(study.plan.sampler, trial.number, taken=SEEDS)
     for i, score in enumerate(scores):
-        study.append_epoch("search", trial.number, seed, record(first + i, score, max(scores[: i + 1])))
+        study.log_epoch("search", trial.number, seed, record(first + i, score, max(scores[: i + 1])))
         trial.report(max(scores[: i + 1]), first + i)
 
 
@@ -75,12 +76,12 @@ def search(study: Study, trials: int) -> None:
 def confirm(study: Study, trial: int, seed: int, scores: list[float], *, done: bool = True) -> None:
     """A confirmation run."""
     for i, score in enumerate(scores):
-        study.append_epoch("confirm", trial, seed, record(i + 1, score, max(scores[: i + 1])))
+        study.log_epoch("confirm", trial, seed, record(i + 1, score, max(scores[: i + 1])))
     if done:
         best = int(np.argmax(scores))
         val = {k: v for k, v in record(best + 1, scores[best], scores[best]).items() if k.startswith("val/")}
         run = {"trial": trial, "seed": seed, "best_epoch": best + 1, "epochs": len(scores), "seconds": 3.0}
-        study.append_confirmed({**run, **val})
+        study.log_confirmed({**run, **val})
 
 
 def confirm_all(study: Study, *trials: int) -> dict[tuple[int, int], float]:
@@ -100,8 +101,8 @@ def evaluate_test(study: Study, *trials: int) -> dict[int, list[dict[str, float]
     rng = np.random.default_rng(8)
     names = ["wf1", "acc", *(f"f1/{c}" for c in CLASSES)]
     scores = {t: [{f"test/{n}": float(rng.uniform(0.4, 0.6)) for n in names} for _ in SEEDS] for t in trials}
-    study.append_look({"trials": list(trials), "seeds": list(SEEDS)})
-    study.append_test_scores(scores)
+    study.test_log.log_evaluation({"trials": list(trials), "seeds": list(SEEDS)})
+    study.test_log.log_scores(scores)
     return scores
 
 

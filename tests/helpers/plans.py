@@ -45,7 +45,8 @@ def start_study(folder: Path, corpus, **changes):
     """Begin, or go on with, a study of `PLAN`."""
     import optuna
 
-    from tune.study.study import DataSource, Study
+    from tune.study.plan_file import DataSource
+    from tune.study.study import Study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return Study.start(folder, make_plan(**changes), DataSource.of(corpus, "tiny.safetensors"), {})

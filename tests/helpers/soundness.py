@@ -105,7 +105,7 @@ def _check_confirmation(study: Study, histories: Histories) -> None:
         assert run["epochs"] == len(records), key
         assert run["val/wf1"] == records[-1][OBJECTIVE], key
         assert _whole(study, key[0], records), key
-        assert study.weights(*key).is_file(), key
+        assert study.paths.weights(*key).is_file(), key
     assert (study.folder / "best.yaml").is_file()
 
 

@@ -94,7 +94,7 @@ def story(study: Study) -> list[object]:
     told = [(t.number, t.state, t.params, t.value, t.user_attrs, t.intermediate_values) for t in study.trials]
     runs = [{k: v for k, v in run.items() if k != "seconds"} for run in study.confirmed()]
     epochs = [{k: v for k, v in record.items() if k != "seconds"} for record in study.epochs()]
-    return [told, runs, epochs, [look["scores"] for look in study.looks() if look["scores"]]]
+    return [told, runs, epochs, [look["scores"] for look in study.test_log.evaluations() if look["scores"]]]
 
 
 @pytest.mark.slow

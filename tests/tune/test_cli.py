@@ -132,9 +132,9 @@ def test_status_keeps_what_failed(make_study, capsys, monkeypatch):
     """A trial that failed stays in sight after a night of lost workers."""
     monkeypatch.setenv("COLUMNS", "200")
     study = make_study()
-    study.append_fault("NonFiniteLoss: epoch 1", "failed", stage="search", trial=3, seed=1)
+    study.log_fault("NonFiniteLoss: epoch 1", "failed", stage="search", trial=3, seed=1)
     for _ in range(20):
-        study.append_fault("its node has died", "started again on another worker", stage="search", trial=1, seed=1)
+        study.log_fault("its node has died", "started again on another worker", stage="search", trial=1, seed=1)
     with pytest.raises(SystemExit):
         main(["status", study.name, "--results", str(study.folder.parent)])
     out = capsys.readouterr().out

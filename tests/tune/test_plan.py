@@ -15,7 +15,8 @@ from tune.execution.worker import run_job
 from tune.parameter import Parameter
 from tune.plan import SHIPPED, PlanError, SearchPlan, plan_schema
 from tune.search.trials import SearchJobs
-from tune.study.study import DataSource, Study
+from tune.study.plan_file import DataSource
+from tune.study.study import Study
 
 PLANS = sorted(SHIPPED.glob("*.yaml"))
 BASE = Config.from_yaml("meld")

@@ -111,9 +111,9 @@ def _on_test(found: Resampled, baseline: str) -> str:
 
 
 def _warnings(study: Study, summary: StudySummary) -> Iterator[str]:
-    if len(study.looks()) > 1:
+    if len(study.test_log.evaluations()) > 1:
         yield (
-            f"the test split was looked at {len(study.looks())} times: its scores have begun to steer, and are no longer "
+            f"the test split was looked at {len(study.test_log.evaluations())} times: its scores have begun to steer, and are no longer "
             f"an independent check ({study.folder / 'test_looks.jsonl'} has who, when and what)"
         )
     yield from winners_curse_warning(study, summary)

@@ -128,7 +128,7 @@ def _tied(order: list[Confirmed]) -> tuple[int, ...]:
 
 def _compare_on_test(study: Study, winner: int) -> Resampled | None:
     """Winner − baseline on test, where test_looks.jsonl has both; None also for a single dialogue."""
-    files = [study.predictions(n, "test") for n in (winner, BASELINE)]
+    files = [study.paths.predictions(n, "test") for n in (winner, BASELINE)]
     if not {winner, BASELINE} <= study.test_scores().keys() or not all(file.is_file() for file in files):
         return None
     a, b = (Predictions.load(file) for file in files)

@@ -149,15 +149,15 @@ def error_line(text: str) -> str:
 def nodes_without(storage: str) -> dict[str, str]:
     """Nodes that do not share a storage with this machine → why."""
     probe = f".probe-{uuid.uuid4().hex}"
-    checkpoints.leave(checkpoints.place(storage, probe))
+    checkpoints.touch(checkpoints.join(storage, probe))
     try:
         answers = run_on_each_node(_find_probe, storage, probe)
     finally:
-        checkpoints.delete(checkpoints.place(storage, probe))
+        checkpoints.delete(checkpoints.join(storage, probe))
     without = {}
     for node, answer in answers.items():
-        there = checkpoints.place(storage, f"{probe}-{node}")
-        if answer is not None or not checkpoints.found(there):
+        there = checkpoints.join(storage, f"{probe}-{node}")
+        if answer is not None or not checkpoints.exists(there):
             without[node] = answer or "it writes elsewhere"
         checkpoints.delete(there)
     return without
@@ -165,9 +165,9 @@ def nodes_without(storage: str) -> dict[str, str]:
 
 def _find_probe(storage: str, probe: str) -> str | None:
     """On a node: look for the probe file, and write another one beside it → what is wrong, or None."""
-    if not checkpoints.found(checkpoints.place(storage, probe)):
+    if not checkpoints.exists(checkpoints.join(storage, probe)):
         return "it is not there"
-    checkpoints.leave(checkpoints.place(storage, f"{probe}-{ray.util.get_node_ip_address()}"))
+    checkpoints.touch(checkpoints.join(storage, f"{probe}-{ray.util.get_node_ip_address()}"))
     return None
 
 

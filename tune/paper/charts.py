@@ -64,7 +64,7 @@ _DRAW = {"figure2": _fusions, "figure3": _confusion, "figure4": _lengths}
 
 def _predicted(outcomes: Outcomes, rows: Sequence[Row]) -> Predictions:
     """What the unchanged row predicts on test."""
-    return Predictions.load(outcomes.grid.predictions(outcomes.grid.number(rows[0]), "test"))
+    return Predictions.load(outcomes.grid.paths.predictions(outcomes.grid.number(rows[0]), "test"))
 
 
 def _points(outcomes: Outcomes, name: str, scores: Mapping[str, Sequence[float]], *, heading: str) -> None:

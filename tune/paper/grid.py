@@ -21,7 +21,8 @@ from tune.paper.rows import ROWS, Row, arrange, effective
 from tune.plan import AUTO, SHIPPED, ConfirmPlan, ResourcesPlan, SchedulerPlan, SearchPlan
 from tune.published import dataset_of
 from tune.study import checkpoints
-from tune.study.study import DataSource, Study, StudyError, asked, holds_rows
+from tune.study.plan_file import DataSource, StudyError, holds_rows, load_plan
+from tune.study.study import Study
 
 if TYPE_CHECKING:
     from lfvd.data.corpus import Corpus
@@ -41,7 +42,7 @@ class Grid(Study):
     @classmethod
     def open(cls, folder: Path) -> Grid:
         """Open what is there. Raises StudyError where nothing is, or a search."""
-        return cls(folder, *asked(folder, grid_plan))
+        return cls(folder, *load_plan(folder, grid_plan))
 
     @property
     def began(self) -> datetime | None:
@@ -106,7 +107,7 @@ def grid_plan(values: Mapping[str, Any], *, source: str, folder: Path, config: C
 
 def asked_grid(folder: Path) -> tuple[SearchPlan, DataSource]:
     """What a grid's plan.yaml asks, and of which data; its journals are not read."""
-    plan, data, _ = asked(folder, grid_plan)
+    plan, data, _ = load_plan(folder, grid_plan)
     return plan, data
 
 

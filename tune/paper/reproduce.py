@@ -61,9 +61,11 @@ def show(grid: Grid, console: Console) -> None:
         console.print(summary(outcomes, part), markup=False)
     for sentence in outcomes.left_out:
         console.print(f"left out: {sentence}", markup=False, soft_wrap=True)
-    if len(grid.looks()) > 1:
+    if len(grid.test_log.evaluations()) > 1:
         console.print(
-            f"warning: the test split was looked at {len(grid.looks())} times", style="yellow", soft_wrap=True
+            f"warning: the test split was looked at {len(grid.test_log.evaluations())} times",
+            style="yellow",
+            soft_wrap=True,
         )
     files = [path for pattern in grid.artifacts for path in sorted(grid.folder.glob(pattern))]
     console.print("written:", *(f"\n  {path}" for path in files), sep="", markup=False, soft_wrap=True)
@@ -96,4 +98,4 @@ def show_progress(grid: Grid, console: Console) -> None:
         count = sum(run["trial"] == n for run in done)
         console.print(f"  {count}/{len(seeds)} {grid.name_of(n)}", markup=False)
     show_faults(grid, console)
-    console.print(f"looks at the test split: {len(grid.looks())}")
+    console.print(f"looks at the test split: {len(grid.test_log.evaluations())}")

@@ -181,7 +181,7 @@ def _head(outcomes: Outcomes) -> str:
 
 
 def _looks(grid: Grid) -> str:
-    count = len(grid.looks())
+    count = len(grid.test_log.evaluations())
     if count < 2:
         return "test is opened once, when all rows are trained"
     return f"test was opened {count} times, whenever rows had been added, and nothing was chosen by it"

@@ -86,8 +86,8 @@ def check_in_cluster(study: Study, corpus: Corpus, address: str | None) -> list[
     found = {nodes.THIS_MACHINE: nodes.describe_node()} if here else ray_cluster.run_on_each_node(nodes.describe_node)
     return [
         *nodes.check_nodes(study.plan, found, address),
-        check_storage(study.storage, named="storage" in study.info),
-        check_disk(study.plan, corpus, study.folder, study.storage),
+        check_storage(study.paths.storage, named="storage" in study.info),
+        check_disk(study.plan, corpus, study.folder, study.paths.storage),
     ]
 
 
@@ -148,7 +148,7 @@ def check_storage(storage: str, *, named: bool) -> CheckResult:
         if count > 1 or "://" in storage:
             unshared = ray_cluster.nodes_without(storage)
         else:
-            checkpoints.leave(probe := checkpoints.place(storage, f".probe-{uuid.uuid4().hex}"))
+            checkpoints.touch(probe := checkpoints.join(storage, f".probe-{uuid.uuid4().hex}"))
             checkpoints.delete(probe)
     except OSError as error:
         message = f"{storage} cannot be written ({error.strerror or ' '.join(str(error).split())[:200]})"

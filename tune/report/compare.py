@@ -20,7 +20,8 @@ from tune.report.result_figures import by_seed, mean_text, name_of
 from tune.report.search_figures import best_of, expected, plain
 from tune.search.trials import ranked
 from tune.statistics import paired
-from tune.study.study import BASELINE, Study, StudyError
+from tune.study.plan_file import StudyError
+from tune.study.study import BASELINE, Study
 
 
 def warnings_of(studies: Sequence[Study]) -> list[str]:

@@ -194,7 +194,7 @@ def _minute(record: Mapping[str, Any]) -> str:
 
 
 def _provenance_rows(study: Study) -> list[list[str]]:
-    looks = [f"{_minute(look)} by {look['user']} on {look['host']}" for look in study.looks()]
+    looks = [f"{_minute(look)} by {look['user']} on {look['host']}" for look in study.test_log.evaluations()]
     versions = study.info.get("versions", {})
     return [
         ["data", study.data.name],

@@ -101,7 +101,7 @@ def _metrics(record: Mapping[str, float]) -> dict[str, float]:
 
 
 def _predictions(study: Study, roles: Mapping[str, Confirmed], split: str) -> dict[str, Predictions]:
-    paths = {role: study.predictions(each.trial, split) for role, each in roles.items()}
+    paths = {role: study.paths.predictions(each.trial, split) for role, each in roles.items()}
     return {role: Predictions.load(path) for role, path in paths.items() if path.is_file()}
 
 

@@ -84,7 +84,7 @@ class ConfirmJobs:
             name=name,
             config=self.study.config_of(number),
             seed=seed,
-            checkpoint=self.study.checkpoint(name),
+            checkpoint=self.study.paths.checkpoint(name),
             gpu=self.study.plan.resources.gpu,
             keep=True,
         )
@@ -103,17 +103,17 @@ class ConfirmJobs:
         history = self.history.setdefault(key, [])
         if record["epoch"] > len(history):
             history.append(record)
-            self.study.append_epoch(self.study.stage, *key, {**record, "gpu": job.gpu} if job.gpu else record)
+            self.study.log_epoch(self.study.stage, *key, {**record, "gpu": job.gpu} if job.gpu else record)
         return None
 
     def finished(self, job: Job, result: Result) -> None:
         """Keep the best epoch's weights, then write the run down."""
         trial, seed = self.running.pop(job.name)
-        self.study.patiently(lambda: write_bytes(self.study.weights(trial, seed), result.weights))
+        self.study.retry_on_full_disk(lambda: write_bytes(self.study.paths.weights(trial, seed), result.weights))
         best = {k: v for k, v in result.best.items() if k.startswith("val/")}
         run = {"trial": trial, "seed": seed, "best_epoch": result.best_epoch, "epochs": result.epochs}
-        self.study.settle()
-        self.study.append_confirmed({**run, "seconds": result.seconds, **best})
+        self.study.fsync()
+        self.study.log_confirmed({**run, "seconds": result.seconds, **best})
         self.scores[trial, seed] = result.best["val/wf1"]
         self._settle()
         delete(job.checkpoint)
@@ -121,7 +121,7 @@ class ConfirmJobs:
     def fault(self, job: Job, reason: str, then: str) -> None:
         """Enter what happened to the run."""
         trial, seed = self.running[job.name]
-        self.study.append_fault(reason, then, stage=self.study.stage, trial=trial, seed=seed)
+        self.study.log_fault(reason, then, stage=self.study.stage, trial=trial, seed=seed)
 
     def failed(self, job: Job, reason: str) -> None:
         """Remember the reason; the finalist is out of the race until another sitting tries it again."""

@@ -21,7 +21,8 @@ from tune.search.job import Job, Result
 from tune.search.samplers import sampler_for, training_seed
 from tune.study.checkpoints import delete
 from tune.study.lock import Requests
-from tune.study.study import OBJECTIVE, Study, StudyError
+from tune.study.plan_file import StudyError
+from tune.study.study import OBJECTIVE, Study
 
 STOPPED, FAILURE = "stopped", "failure"
 """Trial attributes: why a trial was stopped at a rung, why it failed."""
@@ -149,12 +150,12 @@ class SearchJobs:
         trial, name = running.trial, _name(running.trial)
         self.states[trial.number], self.params[trial.number] = "running", dict(trial.params)
         self.running[name] = running
-        self.study.settle("journal.log")  # its values, before a worker acts on them
+        self.study.fsync("journal.log")  # its values, before a worker acts on them
         return Job(
             name=name,
             config=self.plan.config_of(trial.params),
             seed=running.seed,
-            checkpoint=self.study.checkpoint(name),
+            checkpoint=self.study.paths.checkpoint(name),
             gpu=self.plan.resources.gpu,
         )
 
@@ -180,7 +181,7 @@ class SearchJobs:
         trial = running.trial
         running.epochs, running.best = epoch, value
         record = {**record, "gpu": job.gpu} if job.gpu else record
-        self.study.append_epoch("search", trial.number, running.seed, record)
+        self.study.log_epoch("search", trial.number, running.seed, record)
         self._count(trial.number, record)
         self._tell_epoch(running)
         reason = self.rungs.report(trial.number, epoch, value)
@@ -202,7 +203,7 @@ class SearchJobs:
             return None
         self.running[_name(running.trial)] = running
         self._stop(_name(running.trial), BY_HAND)
-        self.requests.take(request)
+        self.requests.remove(request)
         return BY_HAND
 
     def _stop(self, name: str, reason: str) -> None:
@@ -222,7 +223,7 @@ class SearchJobs:
     def fault(self, job: Job, reason: str, then: str) -> None:
         """Enter what happened to the trial."""
         running = self.running[job.name]
-        self.study.append_fault(reason, then, stage="search", trial=running.trial.number, seed=running.seed)
+        self.study.log_fault(reason, then, stage="search", trial=running.trial.number, seed=running.seed)
 
     def failed(self, job: Job, reason: str) -> None:
         """The trial broke: FAIL, so that the sampler learns nothing from it."""
@@ -232,12 +233,12 @@ class SearchJobs:
 
     def _tell(self, name: str, state: TrialState, value: float | None = None) -> None:
         running = self.running.pop(name)
-        self.study.settle()
+        self.study.fsync()
         self.study.optuna.set_user_attr(WALL, self.spent.wall)
         self.study.optuna.tell(running.trial, value, state=state)
         self.states[running.trial.number] = WORDS[state]
         self.ended_here += 1
-        delete(self.study.checkpoint(name))
+        delete(self.study.paths.checkpoint(name))
 
 
 def check_unfinished(study: Study, number: int) -> None:
@@ -254,7 +255,7 @@ def prune(study: Study, number: int) -> None:
     [frozen] = [t for t in study.trials if t.number == number]
     study.optuna._storage.set_trial_user_attr(frozen._trial_id, STOPPED, BY_HAND)
     study.optuna.tell(number, state=TrialState.PRUNED)
-    delete(study.checkpoint(f"trial{number}"))
+    delete(study.paths.checkpoint(f"trial{number}"))
 
 
 def prune_request(number: int) -> str:

@@ -60,13 +60,13 @@ def leave_behind(place: str) -> None:
     _last.append(place)
 
 
-def place(storage: str, name: str) -> str:
+def join(storage: str, name: str) -> str:
     """A file in a storage."""
     address, mark, options = storage.partition("?")  # such as endpoint_override
     return f"{address}/{name}{mark}{options}"
 
 
-def leave(place: str) -> None:
+def touch(place: str) -> None:
     """Put an empty file at a place."""
     if "://" not in place:
         Path(place).parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def leave(place: str) -> None:
     system.open_output_stream(path).close()
 
 
-def found(place: str) -> bool:
+def exists(place: str) -> bool:
     """Whether a file lies at a place."""
     if "://" not in place:
         return Path(place).is_file()
@@ -91,7 +91,7 @@ def delete(place: str) -> None:
     if "://" not in place:
         Path(place).unlink(missing_ok=True)
         return
-    if found(place):
+    if exists(place):
         system, path = _open(place)
         system.delete_file(path)
 
@@ -108,17 +108,17 @@ def local(place: str) -> Iterator[tuple[Path, Callable[[], None]]]:
     system, path = _open(place)
     with tempfile.TemporaryDirectory(prefix="lfvd-tune-") as scratch:
         file = Path(scratch) / "checkpoint.pt"
-        if found(place):
+        if exists(place):
             _copy(system, path, fs.LocalFileSystem(), str(file))
-        brought = 0
+        uploaded = 0
 
-        def bring() -> None:
-            nonlocal brought
-            if (changed := file.stat().st_mtime_ns) != brought:
+        def upload() -> None:
+            nonlocal uploaded
+            if (changed := file.stat().st_mtime_ns) != uploaded:
                 _put(file, system, path)
-                brought = changed
+                uploaded = changed
 
-        yield file, bring
+        yield file, upload
 
 
 def _put(file: Path, system: fs.FileSystem, path: str) -> None:

@@ -1,14 +1,13 @@
-"""One driver a study: a lock that names its holder and dies with it, and what other shells ask of the driver.
+"""One session a study: a lock that names its holder and ends with it, and requests from other shells.
 
-`results/<name>/driver.lock` is locked (flock) for as long as the driver's process lives, whatever ends it, and holds host and
-process. Where the file system's locks do not reach other hosts, a heartbeat in the file does. `results/<name>/requests/`
-holds what is asked, `stop` or `prune-7`: files that any shell may add and only the driver takes away.
+`driver.lock` is locked (filelock, flock) as long as the session's process lives, and holds host, process and a heartbeat. The
+heartbeat decides where the file system's locks do not reach other hosts. `requests/` holds `stop` or `prune-7`: files that any
+shell may add and only the session removes.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
 import os
@@ -21,19 +20,24 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from lfvd.files import InputError
 
 HEARTBEAT_SECONDS = 2.0
-"""How often a driver's heart beats; one that no lock can be seen of is dead when four beats are missing."""
+"""Time between heartbeats; a holder whose lock cannot be seen is dead when four are missing."""
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+"""What file systems without locks answer; the heartbeat alone decides there."""
 
 
 class LockedError(InputError):
-    """Another driver is at work on the study; the text names its host and process."""
+    """Another session is at work on the study; the text names its host and process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """A driver: where it runs, since when, and how often its heart has beaten."""
+    """A session: its host and process, its start, and its number of heartbeats."""
 
     host: str
     pid: int
@@ -45,94 +49,87 @@ class Holder:
 
 
 @contextmanager
-def driving(folder: Path) -> Iterator[Holder | None]:
-    """Hold a study; yields the last driver where it died without a word. Raises LockedError where one is at work."""
+def hold_lock(folder: Path) -> Iterator[Holder | None]:
+    """Hold a study; yields the last holder where it died without a word. Raises LockedError where one is at work."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / "driver.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    lock = _lock(folder)
     try:
-        taken = _take_lock(handle)
-        last = _named(folder)
-        if not taken or (last and _beats(folder, last)):
+        free = _acquire(lock, timeout=1)  # a reader that asks who is at work holds it for a moment
+        last = _holder(folder)
+        if not free or (last and _is_alive(folder, last)):
             raise LockedError(
                 f"{folder}: another driver is at work on this study ({last or 'it has just begun'}): let it work, or end "
                 f"it with `lfvd-tune stop {folder.name}`"
             )
-        shutil.rmtree(folder / "requests", ignore_errors=True)  # asked of a driver that is no more
-        with _heart(handle):
+        shutil.rmtree(folder / "requests", ignore_errors=True)  # meant for a session that has ended
+        with _heartbeat(folder / "driver.lock"):
             yield last
     finally:
-        os.close(handle)
+        lock.release()
 
 
-def at_work(folder: Path) -> Holder | None:
-    """The driver that is at work on a study now, or None."""
-    named = _named(folder)
-    if named is None:
+def holder_at_work(folder: Path) -> Holder | None:
+    """The session at work on a study now, or None."""
+    holder = _holder(folder)
+    if holder is None:
         return None
-    handle = os.open(folder / "driver.lock", os.O_RDWR)
+    lock = _lock(folder)
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return named
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
+        if not _acquire(lock, timeout=0):
+            return holder
     finally:
-        os.close(handle)
-    return named if _beats(folder, named) else None
+        lock.release()
+    return holder if _is_alive(folder, holder) else None
 
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-"""What file systems without locks answer; the heartbeat alone tells there."""
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder / "driver.lock", mode=0o666, thread_local=False)
 
 
-def _take_lock(handle: int) -> bool:
+def _acquire(lock: FileLock, timeout: float) -> bool:
     """Whether the lock is ours now, or there are none."""
-    for _ in range(10):  # a reader that asks whether a driver is at work holds it for a moment
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.1)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            return True
-        else:
-            return True
-    return False
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
 
 
-def _named(folder: Path) -> Holder | None:
-    """Who the file names: a driver at work or one that died without a word; None after one that ended well."""
+def _holder(folder: Path) -> Holder | None:
+    """The holder that the file names: at work, or dead without a word; None after one that ended well."""
     try:
         return Holder(**json.loads((folder / "driver.lock").read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):  # none, or cut off by the death of its machine
         return None
 
 
-def _beats(folder: Path, named: Holder) -> bool:
-    """Whether a driver whose lock is not seen lives: on this host its process, on another its heartbeat."""
-    if named.host == socket.gethostname() and not Path(f"/proc/{named.pid}").exists():
+def _is_alive(folder: Path, holder: Holder) -> bool:
+    """Whether a holder whose lock is not seen is alive: on this host by its process, on another by its heartbeat."""
+    if holder.host == socket.gethostname() and not Path(f"/proc/{holder.pid}").exists():
         return False
     deadline = time.monotonic() + 4 * HEARTBEAT_SECONDS
     while time.monotonic() < deadline:
-        if (now := _named(folder)) != named:
+        if (now := _holder(folder)) != holder:
             return now is not None
         time.sleep(HEARTBEAT_SECONDS / 4)
     return False
 
 
 @contextmanager
-def _heart(handle: int) -> Iterator[None]:
-    """Write who drives, and beat in a thread; an empty file says that it ended well."""
-    me = Holder(host=socket.gethostname(), pid=os.getpid(), since=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+def _heartbeat(file: Path) -> Iterator[None]:
+    """Name this process in the file and count in a thread; an empty file means that it ended well."""
+    holder = Holder(host=socket.gethostname(), pid=os.getpid(), since=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
     ended = threading.Event()
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
 
     def beat(number: int) -> None:
         # In one write, at a length that only grows, so that no reader sees a part.
-        os.pwrite(handle, json.dumps({**asdict(me), "beat": number}).encode(), 0)
+        os.pwrite(handle, json.dumps({**asdict(holder), "beat": number}).encode(), 0)
 
-    def work() -> None:
+    def count() -> None:
         number = 1
         while not ended.wait(HEARTBEAT_SECONDS):
             beat(number)
@@ -140,7 +137,7 @@ def _heart(handle: int) -> Iterator[None]:
 
     os.truncate(handle, 0)
     beat(0)
-    thread = threading.Thread(target=work, name="heartbeat", daemon=True)
+    thread = threading.Thread(target=count, name="heartbeat", daemon=True)
     thread.start()
     try:
         yield
@@ -148,30 +145,31 @@ def _heart(handle: int) -> Iterator[None]:
         ended.set()
         thread.join()
         os.truncate(handle, 0)
+        os.close(handle)
 
 
-def ask(folder: Path, request: str) -> None:
-    """Ask something of the driver at work."""
+def request(folder: Path, name: str) -> None:
+    """Ask the session at work to `stop`, or to `prune-7`."""
     place = folder / "requests"
     place.mkdir(exist_ok=True)
-    (place / request).touch()
+    (place / name).touch()
 
 
 class Requests:
-    """What other shells ask of the driver of a study."""
+    """What other shells ask of the session of a study."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "requests"
-        self._seen: set[str] = set()
-        self._looked = -math.inf
+        self._names: set[str] = set()
+        self._read = -math.inf
 
-    def __contains__(self, request: str) -> bool:
-        if time.monotonic() - self._looked > 1:  # a folder on a far disk is not asked at each epoch
-            self._seen = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
-            self._looked = time.monotonic()
-        return request in self._seen
+    def __contains__(self, name: str) -> bool:
+        if time.monotonic() - self._read > 1:  # a folder on a far disk is not read at each epoch
+            self._names = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
+            self._read = time.monotonic()
+        return name in self._names
 
-    def take(self, request: str) -> None:
-        """Take a request away: it is done, or can no longer be."""
-        self._seen.discard(request)
-        (self.folder / request).unlink(missing_ok=True)
+    def remove(self, name: str) -> None:
+        """Remove a request that is done, or can no longer be."""
+        self._names.discard(name)
+        (self.folder / name).unlink(missing_ok=True)

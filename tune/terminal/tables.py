@@ -16,7 +16,7 @@ from tune.analysis.summary import seed_variance, summarize
 from tune.formatting import format_mean_std, format_params, format_percent
 from tune.search.confirmation import Confirmed, mean_std, settled, standing
 from tune.search.trials import STOPPED, WORDS, ranked, tally
-from tune.study.lock import at_work
+from tune.study.lock import holder_at_work
 from tune.study.study import BASELINE, Study
 
 TOP = 8
@@ -33,7 +33,7 @@ def show_status(study: Study, console: Console) -> None:
     trials = study.trials
     console.print(f"\n[bold]{escape(title(study))}[/]")
     counts = tally(WORDS[t.state] for t in trials)
-    driver = at_work(study.folder)
+    driver = holder_at_work(study.folder)
     if driver is None:
         counts = {"unfinished": counts.pop("running"), **counts}
     console.print(f"driver: {driver or 'none at work'}", markup=False)
@@ -44,7 +44,7 @@ def show_status(study: Study, console: Console) -> None:
         console.print(f"trial {best[0].number}: {format_params(best[0].params)}", markup=False)
     show_faults(study, console)
     _show_confirmation(study, console)
-    console.print(f"looks at the test split: {len(study.looks())}")
+    console.print(f"looks at the test split: {len(study.test_log.evaluations())}")
 
 
 def _show_confirmation(study: Study, console: Console) -> None:

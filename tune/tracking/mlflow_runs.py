@@ -139,7 +139,7 @@ class _ConfirmationRuns:
         self.drops = {drop.trial: drop for drop in standing(study).dropped}
         self.failed = failed_runs(study)
         self.tests: dict[tuple[int, int], dict[str, float]] = {}
-        for look in study.looks():
+        for look in study.test_log.evaluations():
             for trial, rows in look["scores"].items():
                 self.tests |= {(int(trial), seed): row for seed, row in zip(look["seeds"], rows, strict=True)}
         best = study.folder / "best.yaml"

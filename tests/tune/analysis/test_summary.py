@@ -65,9 +65,9 @@ def test_test_is_compared_only_where_the_log_names_both(make_study):
     for trial, right in ((0, 0.4), (1, 0.7)):
         made_up_predictions(study, trial, right)
     assert summarize(study).test is None, "files without a line in the log were seen by nobody"
-    study.append_look({"time": "now", "trials": [1, 0], "seeds": list(range(5))})
+    study.test_log.log_evaluation({"time": "now", "trials": [1, 0], "seeds": list(range(5))})
     assert summarize(study).test is None, "the evaluation was cut short"
-    study.append_test_scores({1: [], 0: []})
+    study.test_log.log_scores({1: [], 0: []})
     assert summarize(study).test.mean > 0.1
 
 
@@ -93,7 +93,7 @@ def test_ties_are_what_holm_leaves(make_study):
 def test_predictions_are_read_back(make_study):
     study = make_study()
     found = made_up_predictions(study, 0, 0.5)
-    again = Predictions.load(study.predictions(0, "test"))
+    again = Predictions.load(study.paths.predictions(0, "test"))
     for name, value in vars(found).items():
         assert np.array_equal(getattr(again, name), value), name
     slow = np.zeros((3, 3), int)

@@ -130,7 +130,7 @@ def test_a_killed_worker_goes_on(connected, make_study, tiny_corpus, monkeypatch
     assert (trial.number, trial.state) == (0, TrialState.COMPLETE)
     records = study.epochs("search")
     assert [r["epoch"] for r in records] == list(range(1, 21))
-    lines = traces(study.checkpoint("trial0"))
+    lines = traces(study.paths.checkpoint("trial0"))
     assert [line["at"] for line in lines] == ["start", "memory", "start", "memory", "end"]
     assert lines[0]["pid"] != lines[2]["pid"]
     alone = train(study.config_of(0), tiny_corpus, records[0]["seed"])
@@ -165,7 +165,7 @@ def test_a_worker_that_always_dies(connected, make_study, tiny_corpus, monkeypat
     [trial] = study.trials
     assert trial.state == TrialState.FAIL
     assert "worker process has died" in trial.user_attrs[FAILURE]
-    assert len(traces(study.checkpoint("trial0"))) == 1 + RETRIES
+    assert len(traces(study.paths.checkpoint("trial0"))) == 1 + RETRIES
     assert [(f["trial"], f["then"]) for f in study.faults()] == [(0, "started again on another worker")] * 2 + [
         (0, "failed")
     ]
@@ -181,7 +181,7 @@ def test_a_run_that_raises_each_time(connected, make_study, tiny_corpus, monkeyp
     [trial] = study.trials
     assert trial.state == TrialState.FAIL
     assert trial.user_attrs[FAILURE] == "RuntimeError: the device is lost"
-    lines = traces(study.checkpoint("trial0"))
+    lines = traces(study.paths.checkpoint("trial0"))
     assert len({line["pid"] for line in lines}) == len(lines) == 1 + RETRIES
 
 

@@ -32,7 +32,8 @@ from tune.paper.tables import number, summary
 from tune.published import published
 from tune.search.confirmation import ConfirmJobs
 from tune.statistics import Difference, paired
-from tune.study.study import Study, StudyError
+from tune.study.plan_file import StudyError
+from tune.study.study import Study
 from tune.terminal.live import ConfirmView
 from tune.tracking.mlflow_runs import MlflowRuns
 from tune.tracking.mlflow_writer import default_uri
@@ -116,11 +117,11 @@ def test_a_row_is_what_train_makes_of_its_config(whole, corpus):
 
 
 def test_test_was_opened_once_for_all_rows(whole, corpus):
-    [look] = whole.looks()
+    [look] = whole.test_log.evaluations()
     assert look["trials"] == list(whole.numbers)
     before = (whole.folder / "tables.md").read_text()
     reproduce.write(whole, corpus)
-    assert len(whole.looks()) == 1
+    assert len(whole.test_log.evaluations()) == 1
     assert (whole.folder / "tables.md").read_text() == before
 
 
@@ -128,7 +129,7 @@ def test_ablation_csv_against_the_files(whole):
     """Every figure of table5.csv again, from confirm.jsonl, the ledger and the published numbers."""
     rows = {row["row"]: row for row in rows_of(whole.folder / "table5.csv")}
     assert list(rows) == list(ROWS["table5"])
-    [look] = whole.looks()
+    [look] = whole.test_log.evaluations()
     test = {int(n): [100 * s["test/wf1"] for s in each] for n, each in look["scores"].items()}
     val = {n: [100 * r["val/wf1"] for r in whole.confirmed() if r["trial"] == n] for n in whole.numbers}
     paper = published()["meld"]["table5"]
@@ -163,7 +164,7 @@ def test_class_csv_against_the_ledger(whole):
         "acc": "64.41",
         "W-F1": "64.00",
     }
-    [look] = whole.looks()
+    [look] = whole.test_log.evaluations()
     for name in ("neutral", "anger"):
         each = [100 * scores[f"test/f1/{name}"] for scores in look["scores"]["0"]]
         assert float(rows["LFVD (ours, T+A+V)"][name]) == pytest.approx(np.mean(each), abs=0.006)
@@ -222,7 +223,7 @@ def test_figures(whole, corpus):
         assert f"({name}.png)" in (whole.folder / "tables.md").read_text()
     fusions = rows_of(whole.folder / "figure2.csv")
     assert [row[""] for row in fusions] == ["variational", "add", "concat", "gate"]
-    [look] = whole.looks()
+    [look] = whole.test_log.evaluations()
     assert [float(fusions[0][f"seed {s}"]) for s in SEEDS] == pytest.approx(
         [100 * scores["test/wf1"] for scores in look["scores"]["0"]], abs=1e-4
     )
@@ -254,7 +255,7 @@ def test_mlflow_gets_a_run_a_row_with_averages_and_a_run_a_seed(whole):
     runs = {run.key: run for run in MlflowRuns(whole).runs(live=False)}
     assert len(runs) == 20 * (1 + len(SEEDS))
     parent, child = runs["row5"], runs["row5-seed1"]
-    [look] = whole.looks()
+    [look] = whole.test_log.evaluations()
     assert parent.name == f"row: {whole.name_of(5)}"
     assert parent.metrics["test/wf1_mean"] == pytest.approx(np.mean([s["test/wf1"] for s in look["scores"]["5"]]))
     assert (parent.status, parent.metrics["seeds"], parent.params) == ("FINISHED", 2, whole.params_of(5))
@@ -301,7 +302,7 @@ def test_more_tables_add_only_the_rows_that_are_missing(tmp_path, plan, corpus):
     assert len(started) == len(new) * len(SEEDS)
     work(more, corpus)
     reproduce.write(more, corpus)
-    assert [len(look["trials"]) for look in more.looks()] == [len(before), len(new)]
+    assert [len(look["trials"]) for look in more.test_log.evaluations()] == [len(before), len(new)]
     assert more.parts == ["table5", "table6", "figure2"]
     text = (folder / "tables.md").read_text()
     assert text.index("## Table 5") < text.index("## Table 6")
@@ -369,7 +370,7 @@ def test_without_a_test_split(tmp_path, plan, corpus):
     grid = begin(tmp_path / "paper", plan, sealed, "table3", "table6", "figure2", "figure3")
     work(grid, sealed)
     reproduce.write(grid, sealed)
-    assert grid.looks() == []
+    assert grid.test_log.evaluations() == []
     said = (grid.folder / "tables.md").read_text()
     assert "change of validation W-F1" in said
     assert "- Figure 3: the data have no test split" in said
@@ -399,7 +400,7 @@ def test_a_row_that_broke_is_left_out_with_the_reason_until_it_comes_through(tmp
     work(grid, corpus)
     reproduce.write(grid, corpus)
     assert "Left out" not in (grid.folder / "tables.md").read_text()
-    assert [look["trials"] for look in grid.looks()] == [[0, 2, 3, 4], [1]]
+    assert [look["trials"] for look in grid.test_log.evaluations()] == [[0, 2, 3, 4], [1]]
 
 
 def difference(low: float, high: float) -> Difference:

@@ -18,7 +18,8 @@ from tune.report import compare
 from tune.report.compare import comparison_html, warnings_of, write_comparison
 from tune.report.report_data import ReportData, gather
 from tune.search.confirmation import ranking
-from tune.study.study import Study, StudyError
+from tune.study.plan_file import StudyError
+from tune.study.study import Study
 
 WIDER = {
     "sampler": {"kind": "random", "seed": 3},

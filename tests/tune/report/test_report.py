@@ -24,8 +24,8 @@ from tune.study.study import Study
 def whole(tmp_path_factory) -> Study:
     """A whole study with its report. Not to be changed."""
     study = invented.whole(tmp_path_factory.mktemp("report") / "demo")
-    study.append_fault("Worker lost: node-3 <is gone>", "continued from epoch 4", stage="search", trial=9, seed=77)
-    study.append_fault("node-3 came back", "went on", stage="confirm", trial=9, seed=4)
+    study.log_fault("Worker lost: node-3 <is gone>", "continued from epoch 4", stage="search", trial=9, seed=77)
+    study.log_fault("node-3 came back", "went on", stage="confirm", trial=9, seed=4)
     write_report(study)
     return study
 
@@ -83,7 +83,7 @@ def test_summary(whole, page):
     """Winner and baseline: means and t intervals over the seeds, from confirm.jsonl and the log of test evaluations."""
     winner = ranking(whole)[0].trial
     lines = [json.loads(line) for line in (whole.folder / "confirm.jsonl").read_text().splitlines()]
-    tests = whole.looks()[0]["scores"]
+    tests = whole.test_log.evaluations()[0]["scores"]
     rows = {row[0]: row[1:] for row in page.rows if row and row[0].startswith("trial ")}
     for name, trial in ((f"trial {winner} (winner)", winner), ("trial 0 (baseline)", 0)):
         valid = [line["val/wf1"] for line in lines if line["trial"] == trial]
@@ -105,14 +105,16 @@ def test_beside_the_paper(whole, page):
     ours = {row[0]: row[1:] for row in rows[head + 1 + len(table) :][:2]}
     for name, trial in (("ours: winner", ranking(whole)[0].trial), ("ours: baseline", 0)):
         keys = [*(f"test/f1/{c}" for c in invented.CLASSES), "test/acc", "test/wf1"]
-        means = [100 * np.mean([row[key] for row in whole.looks()[0]["scores"][str(trial)]]) for key in keys]
+        means = [
+            100 * np.mean([row[key] for row in whole.test_log.evaluations()[0]["scores"][str(trial)]]) for key in keys
+        ]
         assert ours[name] == [f"{mean:.2f}" for mean in means]
     assert "Ours are on simulated data" in page.words
 
 
 def test_confusion(whole, page):
     """The winner's predictions of all seeds, in percent of the true class; validation first, then test."""
-    with np.load(whole.predictions(ranking(whole)[0].trial, "test")) as file:
+    with np.load(whole.paths.predictions(ranking(whole)[0].trial, "test")) as file:
         label, prediction = file["label"], file["prediction"]
     rows = [row for row in page.rows if row and row[0] == "joy" and len(row) == 8]
     chosen = prediction[:, label == invented.CLASSES.index("joy")].ravel()
@@ -222,13 +224,13 @@ def test_confirmed_on_real_data_but_test_is_sealed(tmp_path):
     invented.confirm(study)
     winner = ranking(study)[0].trial
     for split in ("valid", "test"):
-        invented.predictions(study, winner, split).save(study.predictions(winner, split))
+        invented.predictions(study, winner, split).save(study.paths.predictions(winner, split))
     text = words(study)
     assert "The test split of this study is still sealed" in text
     assert "The winner on validation (%)" in text
     assert "The winner on test (%)" not in text
     assert "holds no predictions" not in text
-    study.predictions(winner, "valid").unlink()
+    study.paths.predictions(winner, "valid").unlink()
     assert "holds no predictions" in words(study)
     invented.predict(study)
     assert "nine of twelve public code bases of this field choose the epoch by test score" in words(study)
@@ -277,7 +279,7 @@ def hostile(tmp_path_factory) -> Study:
     study = invented.whole(
         folder, classes=HOSTILE, data={"name": "<img src=http://example.org/x.png onerror=alert(1)>"}
     )
-    study.append_fault("<script>alert(1)</script>", "'\"&", trial=3)
+    study.log_fault("<script>alert(1)</script>", "'\"&", trial=3)
     write_report(study)
     return study
 
@@ -300,7 +302,7 @@ def test_of_many_faults_the_last_are_shown(tmp_path):
     study = invented.begin(tmp_path / "faulty")
     invented.search(study, epochs=3)
     for number in range(34):
-        study.append_fault(f"fault {number}", "went on")
+        study.log_fault(f"fault {number}", "went on")
     text = words(study)
     assert "fault 3 " not in text
     assert "fault 4 " in text

@@ -170,12 +170,12 @@ def test_hours_of_different_kinds_are_not_called_gpu_hours():
 
 def test_compute_time(tmp_path):
     study = invented.begin(tmp_path / "cores", resources={"cpu": 2})
-    study.append_epoch("search", 0, 1, {"epoch": 1, "seconds": 1800.0})
-    study.append_epoch("search", 0, 1, {"epoch": 2, "seconds": 3600.0})
-    study.append_epoch("confirm", 0, 1, {"epoch": 1, "seconds": 900.0})
+    study.log_epoch("search", 0, 1, {"epoch": 1, "seconds": 1800.0})
+    study.log_epoch("search", 0, 1, {"epoch": 2, "seconds": 3600.0})
+    study.log_epoch("confirm", 0, 1, {"epoch": 1, "seconds": 900.0})
     assert compute_time(study) == ComputeTime(unit="core-hours", trials=1, search=3.0, confirmation=0.5)
     gpus = invented.begin(tmp_path / "gpus", resources={"cpu": 2, "gpu": 0.25})
-    gpus.append_epoch("search", 4, 1, {"epoch": 1, "seconds": 7200.0, "gpu": 0.25})
+    gpus.log_epoch("search", 4, 1, {"epoch": 1, "seconds": 7200.0, "gpu": 0.25})
     assert compute_time(gpus) == ComputeTime(unit="GPU-hours", trials=1, search=0.5, confirmation=0.0)
 
 

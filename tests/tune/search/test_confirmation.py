@@ -32,7 +32,9 @@ from tune.best import open_test, write_best
 from tune.execution import ray_cluster, ray_jobs
 from tune.search.confirmation import ConfirmJobs, failed_runs, finalists, mean_std, ranking, settled, standing
 from tune.search.trials import FAILURE
-from tune.study.study import JOURNALS, OBJECTIVE, Study, StudyError
+from tune.study.paths import RECORDS
+from tune.study.plan_file import StudyError
+from tune.study.study import OBJECTIVE, Study
 from tune.tracking.mlflow_runs import MlflowRuns
 
 SEEDS = tuple(PLAN["confirm"]["seeds"])
@@ -132,7 +134,7 @@ def test_the_best_of_a_run_is_kept_not_the_last(searched, tiny_corpus):
         assert {k: v for k, v in run.items() if k.startswith("val/")} == {
             k: v for k, v in alone.best.items() if k.startswith("val/")
         }
-        weights = load_file(searched.weights(trial, seed))
+        weights = load_file(searched.paths.weights(trial, seed))
         assert weights.keys() == alone.state.keys()
         assert all(torch.equal(weights[k], alone.state[k]) for k in weights)
         epochs = [r for r in searched.epochs("confirm") if (r["trial"], r["seed"]) == (trial, seed)]
@@ -143,7 +145,7 @@ def test_the_best_of_a_run_is_kept_not_the_last(searched, tiny_corpus):
 
 def enter(study: Study, trial: int, seed: int, wf1: float, **more: float) -> None:
     values = {"val/wf1": wf1, "val/acc": wf1 / 2, "val/f1/sad": 0.5, "val/loss": 1.0, OBJECTIVE: wf1, **more}
-    study.append_confirmed({"trial": trial, "seed": seed, "best_epoch": 1, "epochs": 4, "seconds": 1.0, **values})
+    study.log_confirmed({"trial": trial, "seed": seed, "best_epoch": 1, "epochs": 4, "seconds": 1.0, **values})
 
 
 def test_ranking_by_mean(make_study):
@@ -339,7 +341,7 @@ def test_test_is_sealed(whole, make_study, tiny_corpus, here, monkeypatch):
     assert {n for n, split in looked if split == "test"} == {2}
     assert untimed(study) == untimed(whole[0])
     assert not any(k.startswith("test") for record in untimed(study) for k in record)
-    assert len(study.looks()) == 1
+    assert len(study.test_log.evaluations()) == 1
 
 
 def test_sitting_again_changes_nothing(finished, here):
@@ -350,13 +352,13 @@ def test_sitting_again_changes_nothing(finished, here):
     assert len(study.trials) == SHORT["trials"]
     assert len(study.confirmed()) == len(finalists(study)) * len(SEEDS)
     assert sit(study, corpus)
-    assert (read_yaml(path)["provenance"], untimed(study), len(study.looks())) == (provenance, before, 1)
+    assert (read_yaml(path)["provenance"], untimed(study), len(study.test_log.evaluations())) == (provenance, before, 1)
 
 
 def test_ledger(finished, here):
     """A look is entered once; another winner is another look."""
     study, corpus = finished
-    [look] = study.looks()
+    [look] = study.test_log.evaluations()
     order = ranking(study)
     winner = order[0].trial
     numbers = list(dict.fromkeys([winner, 0]))
@@ -374,10 +376,10 @@ def test_ledger(finished, here):
     runs = study.confirmed()
     (study.folder / "confirm.jsonl").unlink()
     for run in runs:
-        study.append_confirmed({**run, "val/wf1": 1.0 if run["trial"] == loser else run["val/wf1"]})
+        study.log_confirmed({**run, "val/wf1": 1.0 if run["trial"] == loser else run["val/wf1"]})
     write_best(study, corpus)
     assert read_yaml(study.folder / "best.yaml")["provenance"]["trial"] == loser
-    assert study.looks() == [look], "both were looked at before: the ledger's scores serve again"
+    assert study.test_log.evaluations() == [look], "both were looked at before: the ledger's scores serve again"
 
 
 def test_a_look_is_on_record_before_it_happens(finished, here, monkeypatch):
@@ -393,10 +395,10 @@ def test_a_look_is_on_record_before_it_happens(finished, here, monkeypatch):
         patch.setattr("tune.best.evaluate", killed)
         with pytest.raises(KeyboardInterrupt):
             open_test(study, corpus, [0])
-    [look] = study.looks()
+    [look] = study.test_log.evaluations()
     assert (look["trials"], look["scores"]) == ([0], {})
     write_best(study, corpus)
-    assert len(study.looks()) == 2
+    assert len(study.test_log.evaluations()) == 2
     provenance = read_yaml(study.folder / "best.yaml")["provenance"]
     assert provenance["looks_at_test"] == 2
     assert provenance["warnings"][0].startswith("the test split was looked at 2 times")
@@ -405,11 +407,11 @@ def test_a_look_is_on_record_before_it_happens(finished, here, monkeypatch):
 def test_lost_predictions_are_made_again(finished, here):
     """By another look, which the ledger shows."""
     study, corpus = finished
-    study.predictions(0, "test").unlink()
+    study.paths.predictions(0, "test").unlink()
     before = study.test_scores()
     write_best(study, corpus)
-    assert study.predictions(0, "test").is_file()
-    assert (study.test_scores(), [look["trials"] for look in study.looks()][1:]) == (before, [[0]])
+    assert study.paths.predictions(0, "test").is_file()
+    assert (study.test_scores(), [look["trials"] for look in study.test_log.evaluations()][1:]) == (before, [[0]])
 
 
 def test_best_yaml_is_the_winner(whole):
@@ -421,7 +423,7 @@ def test_best_yaml_is_the_winner(whole):
         alone = train(config, corpus, seed)
         [run] = [r for r in study.confirmed() if (r["trial"], r["seed"]) == (winner.trial, seed)]
         assert alone.best["val/wf1"] == run["val/wf1"]
-        weights = load_file(study.weights(winner.trial, seed))
+        weights = load_file(study.paths.weights(winner.trial, seed))
         assert weights.keys() == alone.state.keys()
         assert all(torch.equal(weights[k], v) for k, v in alone.state.items())
 
@@ -450,11 +452,14 @@ def test_provenance(whole):
     against = found["against_baseline"]["validation"]
     assert (against["mean"], against["exact_p"]) == (round(100 * lead.mean(), 2), 0.5), "two seeds, and all signs alike"
     assert against["p"] == round(float(stats.ttest_1samp(lead, 0).pvalue), 5)
-    tests = [np.mean([row["test/wf1"] for row in study.looks()[0]["scores"][str(n)]]) for n in (winner.trial, 0)]
+    tests = [
+        np.mean([row["test/wf1"] for row in study.test_log.evaluations()[0]["scores"][str(n)]])
+        for n in (winner.trial, 0)
+    ]
     assert found["against_baseline"]["test"]["mean"] == round(100 * (tests[0] - tests[1]), 2)
     assert {"commit", "versions", "device", "command"} <= found.keys()
     assert found["versions"]["optuna"] != "not installed"
-    [look] = study.looks()
+    [look] = study.test_log.evaluations()
     names = ["wf1", "acc", "f1/calm", "f1/glad", "f1/sad"]
     for who, number in (("winner", winner.trial), ("baseline", 0)):
         figures = found[who]
@@ -475,7 +480,7 @@ def test_without_a_test_split(finished, here):
     (study.folder / "test_looks.jsonl").unlink()
     write_best(study, corpus.restricted("train", "valid"))
     found = read_yaml(study.folder / "best.yaml")["provenance"]
-    assert (study.looks(), found["looks_at_test"]) == ([], 0)
+    assert (study.test_log.evaluations(), found["looks_at_test"]) == ([], 0)
     assert all(key.startswith("val/") for key in found["winner"])
 
 
@@ -488,14 +493,14 @@ def test_a_baseline_that_broke(finished, here):
         (study.folder / name).unlink()
     for run in runs:
         if (run["trial"], run["seed"]) != (0, SEEDS[1]):
-            study.append_confirmed(run)
-    study.weights(0, SEEDS[1]).unlink()
-    study.append_fault("NonFiniteLoss: epoch 2", "failed", stage="confirm", trial=0, seed=SEEDS[1])
+            study.log_confirmed(run)
+    study.paths.weights(0, SEEDS[1]).unlink()
+    study.log_fault("NonFiniteLoss: epoch 2", "failed", stage="confirm", trial=0, seed=SEEDS[1])
     write_best(study, corpus)
     found = read_yaml(study.folder / "best.yaml")["provenance"]
     assert found["baseline"] is None
     assert found["trial"] != 0
-    assert study.looks()[0]["trials"] == [found["trial"]]
+    assert study.test_log.evaluations()[0]["trials"] == [found["trial"]]
 
 
 RACE = {"finalists": 3, "seeds": [0, 1, 2, 3], "race": True}
@@ -684,7 +689,7 @@ def test_interrupted_sitting(whole, make_study, tiny_corpus, here, monkeypatch, 
         patch.setattr(ray_jobs, "run_jobs", run_jobs)
         assert sit(cut, corpus) is False
     assert signal.getsignal(signal.SIGINT) is before
-    assert (cut.looks(), (cut.folder / "best.yaml").exists()) == ([], False)
+    assert (cut.test_log.evaluations(), (cut.folder / "best.yaml").exists()) == ([], False)
     assert 0 < len(cut.epochs()) < len(whole[0].epochs())
     assert sit(cut, corpus)
     assert untimed(cut) == untimed(whole[0])
@@ -724,7 +729,7 @@ def test_the_guides_explain_every_file_and_metric(whole):
     text = (ROOT / "tune" / "README.md").read_text(encoding="utf-8")
     files = text.partition("## The study's folder")[2].partition("## Metrics")[0]
     names = {f"{path.name}/" if path.is_dir() else path.name for path in study.folder.iterdir()}
-    names |= {"driver.lock", "requests/", "checkpoints/", *JOURNALS}
+    names |= {"driver.lock", "requests/", "checkpoints/", *RECORDS}
     assert not [name for name in names if f"`{name}`" not in files]
     metrics = text.partition("## Metrics")[2].partition("## Files")[0]
     metrics += (ROOT / "lfvd" / "README.md").read_text(encoding="utf-8").partition("## Metrics of an epoch")[2]

@@ -186,7 +186,7 @@ def test_epochs_that_come_twice_count_once(make_study):
 def crash_at(monkeypatch, where: str, count: int, *, before: bool) -> None:
     """Let the driver die around the `count`-th call of one of its writes."""
     owner, name = {
-        "epochs.jsonl": (Study, "append_epoch"),
+        "epochs.jsonl": (Study, "log_epoch"),
         "report": (optuna.Trial, "report"),
         "stopped": (optuna.Trial, "set_user_attr"),
         "tell": (optuna.Study, "tell"),

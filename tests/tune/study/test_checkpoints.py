@@ -29,8 +29,8 @@ def told(monkeypatch) -> list[dict]:
 
 
 def test_place():
-    assert checkpoints.place("/a/b", "t.pt") == "/a/b/t.pt"
-    assert checkpoints.place("s3://b/x?scheme=http&endpoint_override=h:1", "t.pt") == (
+    assert checkpoints.join("/a/b", "t.pt") == "/a/b/t.pt"
+    assert checkpoints.join("s3://b/x?scheme=http&endpoint_override=h:1", "t.pt") == (
         "s3://b/x/t.pt?scheme=http&endpoint_override=h:1"
     )
 
@@ -40,7 +40,7 @@ def test_parse(tmp_path, monkeypatch):
     assert checkpoints.parse("here") == str(tmp_path / "here")
     assert checkpoints.parse(f"file://{tmp_path}") == f"file://{tmp_path}"
     assert checkpoints.parse("gs://bucket/x") == "gs://bucket/x"
-    system, path = checkpoints._open(checkpoints.place("gs://bucket/x", "t.pt"))  # asks nobody yet
+    system, path = checkpoints._open(checkpoints.join("gs://bucket/x", "t.pt"))  # asks nobody yet
     assert (system.type_name, path) == ("gcs", "bucket/x/t.pt")
     with pytest.raises(InputError) as error:
         checkpoints.parse("swift://bucket/x")
@@ -55,7 +55,7 @@ def continues(place: str, make_job, corpus, told: list[dict]) -> None:
     short = make_job("moves", run__epochs=3)
     whole = dataclasses.replace(make_job("moves", run__epochs=6), checkpoint=place)
     run_job({"job": dataclasses.replace(short, checkpoint=place)}, corpus)
-    assert checkpoints.found(place)
+    assert checkpoints.exists(place)
     told.clear()
     steps = []
     import lfvd.training.trainer
@@ -69,7 +69,7 @@ def continues(place: str, make_job, corpus, told: list[dict]) -> None:
     alone = train(whole.config, corpus, whole.seed)
     assert [r["val/wf1"] for r in records] == [r["val/wf1"] for r in alone.history]
     checkpoints.delete(place)
-    assert not checkpoints.found(place)
+    assert not checkpoints.exists(place)
     checkpoints.delete(place)
 
 
@@ -78,7 +78,7 @@ def test_a_path(make_job, tiny_corpus, told, tmp_path):
 
 
 def test_an_address(make_job, tiny_corpus, told, tmp_path):
-    place = checkpoints.place(checkpoints.parse(f"file://{tmp_path}/store"), "t.pt")
+    place = checkpoints.join(checkpoints.parse(f"file://{tmp_path}/store"), "t.pt")
     continues(place, make_job, tiny_corpus, told)
     assert not list((tmp_path / "store").iterdir()), "no part of a file stays"
 
@@ -88,7 +88,7 @@ def test_an_epoch_is_brought_once(make_job, tiny_corpus, told, tmp_path, monkeyp
     sent = []
     put = checkpoints._put
     monkeypatch.setattr(checkpoints, "_put", lambda *arguments: sent.append(1) or put(*arguments))
-    place = checkpoints.place(f"file://{tmp_path}/store", "t.pt")
+    place = checkpoints.join(f"file://{tmp_path}/store", "t.pt")
     for epochs in (3, 5):
         run_job({"job": dataclasses.replace(make_job("x", run__epochs=epochs), checkpoint=place)}, tiny_corpus)
     assert len(sent) == 3 + 1 + 2, "the fetched file goes back once, since it is new here"
@@ -100,15 +100,15 @@ def test_on_each_node(make_job, tiny_corpus, told, tmp_path, monkeypatch):
     folder = checkpoints.node_local_folder(Path("results/a"))
     assert folder.startswith(f"{tmp_path}/lfvd-tune-{os.getuid()}/a-")
     assert checkpoints.node_local_folder(Path("elsewhere/a")) != folder
-    places = [checkpoints.place(folder, f"{name}.pt") for name in ("one", "two")]
+    places = [checkpoints.join(folder, f"{name}.pt") for name in ("one", "two")]
     for place in places:
         run_job({"job": dataclasses.replace(make_job("x"), checkpoint=place)}, tiny_corpus)
-    assert [checkpoints.found(place) for place in places] == [False, True]
+    assert [checkpoints.exists(place) for place in places] == [False, True]
     run_job({"job": make_job("y")}, tiny_corpus)
-    assert not checkpoints.found(places[1])
+    assert not checkpoints.exists(places[1])
     kept = make_job("y").checkpoint
     run_job({"job": make_job("z")}, tiny_corpus)
-    assert checkpoints.found(kept), "a shared one is the driver's to remove"
+    assert checkpoints.exists(kept), "a shared one is the driver's to remove"
 
 
 @pytest.fixture(scope="module")
@@ -142,13 +142,13 @@ def s3():
 
 @pytest.mark.slow
 def test_s3(make_job, tiny_corpus, told, s3):
-    continues(checkpoints.place(checkpoints.parse(s3), "t.pt"), make_job, tiny_corpus, told)
+    continues(checkpoints.join(checkpoints.parse(s3), "t.pt"), make_job, tiny_corpus, told)
 
 
 @pytest.mark.slow
 def test_large_files_arrive_whole(s3, tmp_path):
     """Above the size from which S3 takes a file in parts."""
-    place = checkpoints.place(s3, "large.pt")
+    place = checkpoints.join(s3, "large.pt")
     content = np.random.default_rng(0).bytes(30_000_000)
     with checkpoints.local(place) as (file, bring):
         file.write_bytes(content)

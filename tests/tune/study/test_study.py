@@ -16,7 +16,9 @@ from optuna.trial import TrialState
 
 from lfvd.files import InputError, read_yaml
 from tests.helpers.plans import PLAN, make_plan
-from tune.study.study import JOURNALS, OBJECTIVE, DataSource, Study, StudyError, writing
+from tune.study.paths import RECORDS
+from tune.study.plan_file import DataSource, StudyError
+from tune.study.study import OBJECTIVE, Study, study_lock
 
 DATA = DataSource(path="d.safetensors", name="X", fingerprint="f" * 64, simulated=("audio",))
 
@@ -201,13 +203,13 @@ RECORD = {"epoch": 1, "seconds": 0.1 + 0.2, "val/wf1": 1 / 3, "val/f1/größe\u2
 
 
 def test_records_come_back_as_they_were(begun):
-    assert (begun.epochs(), begun.confirmed(), begun.looks()) == ([], [], [])
-    begun.append_epoch("search", 3, 77, RECORD)
-    begun.append_epoch("confirm", 4, 0, {**RECORD, "epoch": 2})
-    begun.append_confirmed({"trial": 4, "seed": 0, **RECORD})
-    begun.append_look({"trials": [4, 0], "seeds": [0, 1]})
-    begun.append_test_scores({4: [RECORD]})
-    begun.append_look({"trials": [7], "seeds": [0, 1]})
+    assert (begun.epochs(), begun.confirmed(), begun.test_log.evaluations()) == ([], [], [])
+    begun.log_epoch("search", 3, 77, RECORD)
+    begun.log_epoch("confirm", 4, 0, {**RECORD, "epoch": 2})
+    begun.log_confirmed({"trial": 4, "seed": 0, **RECORD})
+    begun.test_log.log_evaluation({"trials": [4, 0], "seeds": [0, 1]})
+    begun.test_log.log_scores({4: [RECORD]})
+    begun.test_log.log_evaluation({"trials": [7], "seeds": [0, 1]})
     study = Study.open(begun.folder)
     search = {"stage": "search", "trial": 3, "seed": 77, **RECORD}
     confirm = {"stage": "confirm", "trial": 4, "seed": 0, **RECORD, "epoch": 2}
@@ -215,7 +217,7 @@ def test_records_come_back_as_they_were(begun):
     assert study.epochs("search") == [search]
     assert study.epochs("confirm") == [confirm]
     assert study.confirmed() == [{"trial": 4, "seed": 0, **RECORD}]
-    assert study.looks() == [
+    assert study.test_log.evaluations() == [
         {"trials": [4, 0], "seeds": [0, 1], "scores": {"4": [RECORD]}},
         {"trials": [7], "seeds": [0, 1], "scores": {}},
     ]
@@ -225,12 +227,12 @@ def test_records_come_back_as_they_were(begun):
 @pytest.mark.parametrize("keep", [0, 1, 30, -1])
 def test_half_a_line_at_the_end_is_no_record(begun, keep):
     """A full disk or a power cut: what was whole stays, and the next record begins a line of its own."""
-    begun.append_epoch("search", 0, 7, RECORD)
+    begun.log_epoch("search", 0, 7, RECORD)
     path = begun.folder / "epochs.jsonl"
     whole = path.read_bytes()
     path.write_bytes(whole + whole[:keep])
     assert begun.epochs() == [{"stage": "search", "trial": 0, "seed": 7, **RECORD}]
-    begun.append_epoch("search", 0, 7, {**RECORD, "epoch": 2})
+    begun.log_epoch("search", 0, 7, {**RECORD, "epoch": 2})
     assert [r["epoch"] for r in begun.epochs()] == [1, 2]
     assert path.read_bytes().count(b"\n") == 2
 
@@ -239,7 +241,7 @@ def test_half_a_first_line(begun):
     path = begun.folder / "epochs.jsonl"
     path.write_bytes(b'{"stage": "sea')
     assert begun.epochs() == []
-    begun.append_epoch("search", 0, 7, RECORD)
+    begun.log_epoch("search", 0, 7, RECORD)
     assert len(begun.epochs()) == 1
 
 
@@ -247,7 +249,7 @@ def _write(folder: Path, enough: Any) -> None:
     study = Study.open(folder)
     while not enough.is_set():
         trial = study.optuna.ask({key: p.distribution for key, p in study.plan.space.items()})
-        study.append_epoch("search", trial.number, 1, RECORD)
+        study.log_epoch("search", trial.number, 1, RECORD)
         trial.report(0.5, 1)
         study.optuna.tell(trial, 0.5)
 
@@ -276,20 +278,20 @@ def test_a_second_reader_while_writing(begun):
 
 
 def _lines_of(study: Study) -> dict[str, bytes]:
-    return {name: (study.folder / name).read_bytes() for name in JOURNALS if (study.folder / name).is_file()}
+    return {name: (study.folder / name).read_bytes() for name in RECORDS if (study.folder / name).is_file()}
 
 
 @pytest.mark.parametrize("name", ["journal.log", "epochs.jsonl", "confirm.jsonl"])
 @pytest.mark.parametrize("tail", [b'{"op_code"', b"{", b"\0" * 512, b"\0" * 512 + b"\n", b'{"a": 1', b"7\n"])
 def test_a_torn_end_is_mended(begun, name, tail):
     """What a power cut left is cut off with a warning, entered as a fault; nothing before it is lost."""
-    begun.append_epoch("search", 0, 1, {"epoch": 1, OBJECTIVE: 0.5})
-    begun.append_confirmed({"trial": 0, "seed": 0})
+    begun.log_epoch("search", 0, 1, {"epoch": 1, OBJECTIVE: 0.5})
+    begun.log_confirmed({"trial": 0, "seed": 0})
     before = _lines_of(begun)
     trials = [t.number for t in begun.trials]
     with (begun.folder / name).open("ab") as file:
         file.write(tail)
-    with writing(begun.folder) as found:
+    with study_lock(begun.folder) as found:
         assert found == [
             f"{begun.folder / name}: its last line was cut off ({len(tail)} bytes): removed, nothing before it is lost"
         ]
@@ -298,8 +300,8 @@ def test_a_torn_end_is_mended(begun, name, tail):
         assert [t.number for t in reopened.trials] == trials
         assert [fault["reason"] for fault in reopened.faults()] == found
         reopened.optuna.ask()
-        reopened.append_epoch("search", 0, 1, {"epoch": 2, OBJECTIVE: 0.6})
-    with writing(begun.folder) as found:
+        reopened.log_epoch("search", 0, 1, {"epoch": 2, OBJECTIVE: 0.6})
+    with study_lock(begun.folder) as found:
         assert found == []
         assert [r["epoch"] for r in Study.open(begun.folder).epochs()] == [1, 2]
 
@@ -307,10 +309,10 @@ def test_a_torn_end_is_mended(begun, name, tail):
 @pytest.mark.parametrize("name", ["journal.log", "epochs.jsonl"])
 def test_damage_in_the_middle_is_an_error(begun, name):
     """No end that was cut off: nothing is guessed."""
-    begun.append_epoch("search", 0, 1, {"epoch": 1, OBJECTIVE: 0.5})
+    begun.log_epoch("search", 0, 1, {"epoch": 1, OBJECTIVE: 0.5})
     path = begun.folder / name
     path.write_bytes(b"{torn\n" + path.read_bytes())
-    with writing(begun.folder) as found, pytest.raises(InputError, match=re.escape(f"{path}")):
+    with study_lock(begun.folder) as found, pytest.raises(InputError, match=re.escape(f"{path}")):
         Study.open(begun.folder).epochs()
     assert found == []
 
@@ -326,8 +328,8 @@ def test_a_disk_that_is_full_for_a_while(begun, monkeypatch):
         real(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    begun.wait = lambda error: waited.append(error.errno) or True
-    begun.append_confirmed({"trial": 0, "seed": 0})
+    begun.wait_for_disk_space = lambda error: waited.append(error.errno) or True
+    begun.log_confirmed({"trial": 0, "seed": 0})
     assert waited == [errno.ENOSPC, errno.ENOSPC]
     [fault] = begun.faults()
     assert (fault["reason"].endswith("No space left on device"), fault["then"]) == (True, "waited for room")
@@ -339,7 +341,7 @@ def test_a_disk_that_stays_full(begun, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        begun.append_confirmed({"trial": 0, "seed": 0})
+        begun.log_confirmed({"trial": 0, "seed": 0})
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -366,7 +368,7 @@ def test_a_power_cut_anywhere(make_study, seed):
         path = study.folder / name
         if path.is_file():
             os.truncate(path, int(rng.integers(forced.get(name, 0), path.stat().st_size + 1)))
-    with writing(study.folder):
+    with study_lock(study.folder):
         reopened = make_study("cut")
         workers.run(SearchJobs(reopened, never), slots=2)
     assert [t.number for t in reopened.trials] == list(range(reopened.plan.trials))

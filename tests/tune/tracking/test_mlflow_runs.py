@@ -59,7 +59,7 @@ class Busy:
         number = self.pick()
         seed = None if number is None else training_seed(self.study.plan.sampler, number, taken=SEEDS)
         where = {} if number is None else {"stage": "search", "trial": number, "seed": seed}
-        self.study.append_fault(f"worker {self.rng.integers(2)} died", "continued", **where)
+        self.study.log_fault(f"worker {self.rng.integers(2)} died", "continued", **where)
 
     def finish(self) -> None:
         if (number := self.pick()) is not None:
@@ -72,12 +72,10 @@ class Busy:
         key = (int(self.rng.choice(ended)), int(self.rng.choice(SEEDS)))
         done = self.confirming.get(key, 0)
         if done < 3:
-            self.study.append_epoch("confirm", *key, record(done + 1, 0.5, 0.5))
+            self.study.log_epoch("confirm", *key, record(done + 1, 0.5, 0.5))
             self.confirming[key] = done + 1
         elif done == 3:
-            self.study.append_confirmed(
-                {"trial": key[0], "seed": key[1], "best_epoch": 3, "val/wf1": 0.5, "seconds": 4.5}
-            )
+            self.study.log_confirmed({"trial": key[0], "seed": key[1], "best_epoch": 3, "val/wf1": 0.5, "seconds": 4.5})
             self.confirming[key] = 4
         elif self.rng.integers(4) == 0:
             evaluate_test(self.study, key[0])
@@ -152,12 +150,12 @@ def test_faults_are_tags(study, uri):
         train(study, trial, [0.5])
     seed = training_seed(study.plan.sampler, 1, taken=SEEDS)
     for reason in ("worker\n  killed", "no room", "worker\n  killed", "x" * 999):
-        study.append_fault(reason, "continued", stage="search", trial=1, seed=seed)
+        study.log_fault(reason, "continued", stage="search", trial=1, seed=seed)
     finish(study, trial, TrialState.COMPLETE)
     confirm(study, 1, 0, [0.5])
     confirm(study, 1, 3, [0.5])
-    study.append_fault("node lost", "continued", stage="confirm", trial=1, seed=3)
-    study.append_fault("the driver died", "going on")
+    study.log_fault("node lost", "continued", stage="confirm", trial=1, seed=3)
+    study.log_fault("the driver died", "going on")
     sync(study, uri)
     tags = {name: run.data.tags.get("faults") for name, run in held(uri, study.name).items()}
     assert tags == {

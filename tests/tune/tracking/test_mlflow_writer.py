@@ -297,7 +297,7 @@ def test_names_and_texts_that_mlflow_does_not_take(study, uri):
     """And metrics under the names of older versions, which go through as they are."""
     trial = begin(study)
     odd = {**record(1, 0.5, 0.5, classes=("happy (loud)", "traurig+ß")), "train/loss_self": 0.1}
-    study.append_epoch("search", 0, training_seed(study.plan.sampler, 0, taken=SEEDS), odd)
+    study.log_epoch("search", 0, training_seed(study.plan.sampler, 0, taken=SEEDS), odd)
     trial.set_user_attr(FAILURE, "x" * 9000)
     study.optuna.tell(trial, state=TrialState.FAIL)
     sync(study, uri)
