@@ -13,7 +13,7 @@ from tune.plan import SearchPlan
 from tune.search.confirmation import ConfirmJobs, ranking
 from tune.search.job import Result
 from tune.search.trials import SearchJobs, prune_request
-from tune.study.lock import ask
+from tune.study.lock import request
 from tune.study.plan_file import DataSource
 from tune.study.predictions import Predictions
 from tune.study.study import BASELINE, OBJECTIVE, Study
@@ -90,7 +90,7 @@ def search(
 ) -> None:
     """Run the plan's trials; epochs: of all, after which the search is left where it is."""
     if by_hand is not None:
-        ask(study.folder, prune_request(by_hand))
+        request(study.folder, prune_request(by_hand))
     jobs = SearchJobs(study, never)
     left = math.inf if epochs is None else epochs
     while job := jobs.next():

@@ -106,7 +106,7 @@ def test_predictions_are_read_back(make_study):
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 torn"])
 def test_broken_predictions(make_study, content):
-    path = make_study().predictions(0, "test")
+    path = make_study().paths.predictions(0, "test")
     path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(InputError, match="holds no readable predictions"):
