@@ -1,7 +1,7 @@
-"""The end of a study: test is opened once for winner and baseline, and the winner becomes best.yaml.
+"""The end of a study: evaluates winner and baseline on test once, and writes the winner as best.yaml.
 
-Each look at the test split is entered in the study's ledger, test_looks.jsonl. What the two configs predict is kept
-(tune.study.predictions), so that the report needs neither data nor another look.
+Each evaluation of the test split is logged in test_looks.jsonl. The predictions of the two configs are kept
+(tune.study.predictions), so that the report needs neither the data nor another evaluation.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from tune.statistics import Difference, Resampled
 from tune.study.predictions import Predictions
 from tune.study.study import BASELINE, Study
 
-Scores = list[dict[str, float]]
-"""`test/…` metrics in 0..1 in the order of the plan's seeds."""
+SeedScores = list[dict[str, float]]
+"""`test/…` metrics in 0..1 of each seed, in the order of the plan's seeds."""
 
 
-def open_test(study: Study, corpus: Corpus, numbers: list[int]) -> dict[int, Scores]:
-    """Scores of trials on test; each is looked at once and then read from the ledger and the kept predictions.
+def evaluate_test(study: Study, corpus: Corpus, trials: list[int]) -> dict[int, SeedScores]:
+    """Scores of trials on test; each trial is evaluated once, and then read from the log and the kept predictions.
 
-    corpus: the whole one, with its test split.
+    corpus: with its test split.
     """
     known = study.test_scores()
-    if missing := [n for n in numbers if n not in known or not study.paths.predictions(n, "test").is_file()]:
-        look = {
+    if missing := [n for n in trials if n not in known or not study.paths.predictions(n, "test").is_file()]:
+        evaluation = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "host": socket.gethostname(),
             "user": os.environ.get("USER", f"uid {os.getuid()}"),
@@ -46,59 +46,58 @@ def open_test(study: Study, corpus: Corpus, numbers: list[int]) -> dict[int, Sco
             "trials": missing,
             "seeds": list(study.plan.confirm.seeds),
         }
-        study.test_log.log_evaluation(look)  # before it: whatever happens meanwhile, the look is on record
-        study.test_log.log_scores(
-            {n: [_named("test", each.scores()) for each in _predict(study, corpus, n, "test")] for n in missing}
-        )
+        study.test_log.log_evaluation(evaluation)  # first: it is on record whatever happens meanwhile
+        scores = {n: [each.scores() for each in _predict(study, corpus, n, "test")] for n in missing}
+        study.test_log.log_scores({n: [{f"test/{k}": v for k, v in s.items()} for s in scores[n]] for n in missing})
     known = study.test_scores()
-    return {n: known[n] for n in numbers}
-
-
-def _named(split: str, scores: dict[str, float]) -> dict[str, float]:
-    return {f"{split}/{k}": v for k, v in scores.items()}
+    return {n: known[n] for n in trials}
 
 
 def _predict(study: Study, corpus: Corpus, trial: int, split: str) -> list[Evaluation]:
-    """What a confirmed config's seeds say of a split, also kept in the study's folder."""
+    """Evaluate a confirmed config on a split with each of its seeds, and keep the predictions in the study's folder."""
     seeds, config = study.plan.confirm.seeds, study.config_of(trial)
     device = pick_device(config.run.device)
     configure_precision(config.run.precision)
-    found = []
+    evaluations = []
     for seed in seeds:
         model = build_model(config, corpus.widths(config.data.modalities), len(corpus.info.classes)).to(device)
         model.load_state_dict(load_file(study.paths.weights(trial, seed)))
-        found.append(evaluate(model, corpus, split, device=device))
-    kept = Predictions.of(corpus, found, seeds, model.modalities)
-    study.retry_on_full_disk(lambda: kept.save(study.paths.predictions(trial, split)))
-    return found
+        evaluations.append(evaluate(model, corpus, split, device=device))
+    predictions = Predictions.of(corpus, evaluations, seeds, model.modalities)
+    study.retry_on_full_disk(lambda: predictions.save(study.paths.predictions(trial, split)))
+    return evaluations
 
 
 def write_best(study: Study, corpus: Corpus) -> Path:
-    """The winner as `best.yaml`: the Config that `lfvd train` reads, with `provenance:`. Opens test where there is one."""
+    """Write the winner as `best.yaml`, the Config that `lfvd train` reads, with `provenance:`. Evaluates test if there is one."""
     order = settled(study)
-    shown = [order[0].trial, *(c.trial for c in order[1:] if c.trial == BASELINE)]
-    for number in shown:
-        _predict(study, corpus, number, "valid")
-    tests = open_test(study, corpus, shown) if len(corpus.indices("test")) else {}
-    _draw_confusion(study)
+    winner = order[0].trial
+    compared = [winner, *(c.trial for c in order[1:] if c.trial == BASELINE)]
+    for trial in compared:
+        _predict(study, corpus, trial, "valid")
+    tests = evaluate_test(study, corpus, compared) if len(corpus.indices("test")) else {}
+    valid = Predictions.load(study.paths.predictions(winner, "valid"))
+    seeds = len(study.plan.confirm.seeds)
+    title = f"{study.name}: trial {winner}, validation split, {seeds} seeds; {study.data.title}"
+    confusion(study.folder / "confusion_valid.png", valid.confusion(), classes=list(valid.classes), title=title)
     path = study.folder / "best.yaml"
-    study.config_of(order[0].trial).to_yaml(path, _provenance(study, tests))
+    study.config_of(winner).to_yaml(path, _provenance(study, tests))
     return path
 
 
-def _provenance(study: Study, tests: dict[int, Scores]) -> dict[str, Any]:
-    answer = summarize(study)
-    winner, said = answer.order[0], draw_conclusions(study, answer)
-    baseline = next((c for c in answer.order if c.trial == BASELINE), None)
+def _provenance(study: Study, tests: dict[int, SeedScores]) -> dict[str, Any]:
+    summary = summarize(study)
+    winner, conclusions = summary.order[0], draw_conclusions(study, summary)
+    baseline = next((c for c in summary.order if c.trial == BASELINE), None)
     return {
         "study": study.name,
         "trial": winner.trial,
         "values": study.params_of(winner.trial),
-        "statement": list(said.sentences),
-        "warnings": list(said.warnings),
-        "noise": answer.variance.summary() if answer.variance else None,
-        "against_baseline": {"validation": _rounded(answer.validation), "test": _rounded(answer.test)},
-        "search_score": answer.search_score and _percent(answer.search_score),
+        "statement": list(conclusions.sentences),
+        "warnings": list(conclusions.warnings),
+        "noise": summary.variance.summary() if summary.variance else None,
+        "against_baseline": {"validation": _rounded(summary.validation), "test": _rounded(summary.test)},
+        "search_score": summary.search_score and _percent(summary.search_score),
         "seeds": list(winner.seeds),
         "winner": _figures(winner, tests),
         "baseline": _figures(baseline, tests) if baseline else None,
@@ -116,21 +115,13 @@ def _rounded(found: Difference | Resampled | None) -> dict[str, float] | None:
     """Percent points and p values; None where nothing was compared."""
     if found is None:
         return None
-    ends = {name: _percent(getattr(found, name)) for name in ("mean", "low", "high")}
+    points = {name: _percent(getattr(found, name)) for name in ("mean", "low", "high")}
     exact = {"exact_p": round(found.exact, 5)} if isinstance(found, Difference) else {}
-    return {**ends, "p": round(found.p, 5), **exact}
+    return {**points, "p": round(found.p, 5), **exact}
 
 
-def _draw_confusion(study: Study) -> None:
-    """The winner's confusion matrix on validation, over all seeds."""
-    trial, seeds = settled(study)[0].trial, study.plan.confirm.seeds
-    found = Predictions.load(study.paths.predictions(trial, "valid"))
-    title = f"{study.name}: trial {trial}, validation split, {len(seeds)} seeds; {study.data.title}"
-    confusion(study.folder / "confusion_valid.png", found.confusion(), classes=list(found.classes), title=title)
-
-
-def _figures(confirmed: Confirmed, tests: dict[int, Scores]) -> dict[str, Any]:
-    """Percent, mean and std over seeds, of validation and, where opened, test."""
+def _figures(confirmed: Confirmed, tests: dict[int, SeedScores]) -> dict[str, Any]:
+    """Percent, mean and std over seeds, of validation and, where evaluated, test."""
     mean, std = dict(confirmed.mean), dict(confirmed.std)
     if confirmed.trial in tests:
         test_mean, test_std = mean_std(tests[confirmed.trial])

@@ -12,7 +12,7 @@ import pytest
 from lfvd.data.corpus import Corpus
 from tests.helpers.plans import start_study
 from tests.helpers.soundness import assert_sound
-from tests.tune.search.test_confirmation import run_here
+from tests.helpers.workers import run_here
 from tune.best import write_best
 from tune.search.confirmation import ConfirmJobs
 from tune.search.trials import SearchJobs

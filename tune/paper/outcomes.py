@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tune.best import Scores
+from tune.best import SeedScores
 from tune.paper.grid import Grid
 from tune.paper.rows import REFERENCE, Row, title
 from tune.published import dataset_of, published
@@ -98,7 +98,7 @@ class Outcomes:
         )
 
 
-def _scores(grid: Grid) -> dict[int, Scores]:
+def _scores(grid: Grid) -> dict[int, SeedScores]:
     """Number of each row that has all its seeds → its `val/…` and, once opened, `test/…` for each seed, 0..1."""
     runs = {(run["trial"], run["seed"]): run for run in grid.confirmed()}
     seeds, tests = grid.plan.confirm.seeds, grid.test_scores()

@@ -1,4 +1,4 @@
-"""One sitting at the paper's tables: train the rows that are missing, open test once for all, write tables and figures.
+"""One session of the paper's tables: train the rows that are missing, evaluate test once, write tables and figures.
 
 The machinery is that of a confirmation (tune.search.confirmation.ConfirmJobs on a tune.paper.grid.Grid); all of it can be repeated.
 """
@@ -12,28 +12,28 @@ from rich.table import Table
 
 from lfvd.data.corpus import Corpus
 from tune import session
-from tune.best import open_test
+from tune.best import evaluate_test
 from tune.paper.charts import draw_figures
 from tune.paper.grid import Grid
 from tune.paper.outcomes import SPLITS, UNDECIDED, Outcomes
 from tune.paper.rows import REFERENCE, title
 from tune.paper.tables import change, number, spread, summary, write_tables
 from tune.search.confirmation import ConfirmJobs
-from tune.session import NothingUsable
+from tune.session import NothingUsable, SessionOptions
 from tune.terminal.tables import show_faults
 
 
-def sit(grid: Grid, corpus: Corpus, console: Console, *, address: str | None, tracking_uri: str, verbose: bool) -> bool:
-    """Train, open test, write; True unless interrupted before the end.
+def run_rows(grid: Grid, corpus: Corpus, console: Console, options: SessionOptions) -> bool:
+    """Train, evaluate test, write tables and figures; False if interrupted.
 
     Raises NothingUsable where no row came through: the text shows the first error.
     """
-    with session.sitting(grid, console, tracking_uri) as (interrupt, _):
-        sealed = corpus.restricted("train", "valid")  # what leaves the driver holds no test split
+    with session.session_context(grid, console, options.tracking_uri) as (interrupt, _):
+        sealed = corpus.restricted("train", "valid")  # workers get no test split
         jobs = ConfirmJobs(grid, interrupt, grid.numbers)
         if not jobs.exhausted():
-            with session.workers(grid, sealed, console, interrupt=interrupt, address=address, verbose=verbose):
-                session.run(jobs, sealed, console)
+            with session.ray_workers(grid, sealed, console, interrupt, options):
+                session.run_confirmation(jobs, sealed, console)
         if interrupt():
             return False
         if jobs.errors and not Outcomes(grid).scores:
@@ -46,7 +46,7 @@ def write(grid: Grid, corpus: Corpus) -> None:
     """Open test for the rows that have all their seeds and were not looked at before; write all tables and figures."""
     trained = list(Outcomes(grid).scores)
     if len(corpus.indices("test")):
-        open_test(grid, corpus, trained)
+        evaluate_test(grid, corpus, trained)
     outcomes = Outcomes(grid)
     write_tables(outcomes, draw_figures(outcomes))
 

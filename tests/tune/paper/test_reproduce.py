@@ -21,9 +21,9 @@ from lfvd.data.corpus import Corpus
 from lfvd.data.simulate import simulate
 from lfvd.files import InputError, read_yaml, write_yaml
 from lfvd.training.trainer import NonFiniteLoss, train
+from tests.helpers import workers
 from tests.helpers.mlflow_studies import held
-from tests.tune.search import test_confirmation as test_confirm
-from tests.tune.search.test_confirmation import run_here
+from tests.helpers.workers import run_here
 from tune.paper import reproduce
 from tune.paper.grid import Grid, is_grid, read_base, start_grid
 from tune.paper.outcomes import UNDECIDED, Line, Outcomes
@@ -390,7 +390,7 @@ def test_a_row_that_broke_is_left_out_with_the_reason_until_it_comes_through(tmp
         return train(config, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(test_confirm, "train", breaks)
+        patch.setattr(workers, "train", breaks)
         jobs = work(grid, corpus)
     assert jobs.errors == ["w/o L_self, seed 0: NonFiniteLoss: epoch 1, batch 2"]
     reproduce.write(grid, corpus)

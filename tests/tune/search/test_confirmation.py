@@ -28,7 +28,7 @@ from tests.helpers.workers import run_here
 from tune import session
 from tune.analysis.conclusions import draw_conclusions
 from tune.analysis.summary import summarize
-from tune.best import open_test, write_best
+from tune.best import evaluate_test, write_best
 from tune.execution import ray_cluster, ray_jobs
 from tune.search.confirmation import ConfirmJobs, failed_runs, finalists, mean_std, ranking, settled, standing
 from tune.search.trials import FAILURE
@@ -293,7 +293,8 @@ def here() -> Iterator[list[Corpus]]:
 
 
 def sit(study: Study, corpus: Corpus, *, search: bool = True) -> bool:
-    return session.sit(study, corpus, Console(quiet=True), search=search, address=None, tracking_uri="", verbose=False)
+    options = session.SessionOptions(tracking_uri="")
+    return session.run_session(study, corpus, Console(quiet=True), options, search=search)
 
 
 @pytest.fixture(scope="module")
@@ -365,7 +366,7 @@ def test_ledger(finished, here):
     assert (look["trials"], look["seeds"], look["data"]) == (numbers, list(SEEDS), corpus.fingerprint)
     assert {"time", "host", "user", "command"} <= look.keys()
     assert time.strptime(look["time"], "%Y-%m-%dT%H:%M:%S%z")
-    scores = open_test(study, corpus, numbers)
+    scores = evaluate_test(study, corpus, numbers)
     assert scores == {int(k): v for k, v in look["scores"].items()}
     assert list(scores) == numbers
     for trial in numbers:
@@ -394,7 +395,7 @@ def test_a_look_is_on_record_before_it_happens(finished, here, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("tune.best.evaluate", killed)
         with pytest.raises(KeyboardInterrupt):
-            open_test(study, corpus, [0])
+            evaluate_test(study, corpus, [0])
     [look] = study.test_log.evaluations()
     assert (look["trials"], look["scores"]) == ([0], {})
     write_best(study, corpus)

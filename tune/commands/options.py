@@ -1,0 +1,64 @@
+"""What the commands of `lfvd-tune` share: options and arguments, the study's folder, the console, error messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lfvd.files import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+RESULTS = Path("results")
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
+ResultsOption = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of all studies.")]
+TrackingOption = Annotated[
+    str | None, typer.Option("--tracking-uri", metavar="URI", help="MLflow; default: DIR/mlflow.db.")
+]
+PlanArgument = Annotated[str, typer.Argument(metavar="PLAN", help="A plan file, or the name of a shipped one.")]
+CorpusOption = Annotated[
+    Path, typer.Option("--data", metavar="FILE", help="Corpus made by `lfvd import` or `simulate`.")
+]
+MovedOption = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="The study's corpus, if it moved.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="The study's name; default: the plan's.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", metavar="HOST:PORT|auto", help="A running Ray cluster; default: this machine."),
+]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="PLACE",
+        help="Checkpoints: a folder that all nodes share, s3://… or gs://…; default: the study's folder.",
+    ),
+]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show what Ray, Optuna and MLflow log.")]
+
+
+def study_folder(results: Path, name: str) -> Path:
+    """The folder of a study. Raises InputError for a name that is no plain name."""
+    if not name or name in (".", "..") or "/" in name or "\\" in name:
+        raise InputError(
+            f"--name {name!r}: must be a plain name, since it becomes a folder in {results}: leave out slashes"
+        )
+    return results / name
+
+
+def print_error(error: object) -> None:
+    """Print one sentence on stderr, in red on a terminal."""
+    from rich.console import Console
+
+    text = f"lfvd-tune: {error}"
+    Console(stderr=True).print(text, style="red", markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def make_console() -> Console:
+    """The terminal, or the file or pipe that stdout is."""
+    from rich.console import Console
+
+    return Console(highlight=False)
