@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from tests.helpers.plans import PLAN, make_plan
+from tests.helpers.plans import make_plan
 from tune import open_study, run_search
 
 
@@ -13,7 +13,7 @@ from tune import open_study, run_search
 def test_a_search_from_python(tiny_file, tmp_path, caplog, capsys):
     caplog.set_level(logging.INFO, logger="tune")
     short = {"trials": 2, "confirm": {"finalists": 1, "seeds": [0]}}
-    plan = make_plan(scheduler={**PLAN["scheduler"], "max_epochs": 1}, **short)
+    plan = make_plan(scheduler={"kind": "none", "max_epochs": 1}, **short)
 
     async def cell():
         return run_search(plan, tiny_file, "nb", tmp_path)
