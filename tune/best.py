@@ -21,7 +21,7 @@ from lfvd.training.evaluation import Evaluation, evaluate
 from lfvd.training.plots import confusion
 from tune.analysis.conclusions import draw_conclusions
 from tune.analysis.summary import summarize
-from tune.search.confirmation import Confirmed, mean_std, settled
+from tune.search.confirmation import Confirmed, final_ranking, mean_std
 from tune.statistics import Difference, Resampled
 from tune.study.predictions import Predictions
 from tune.study.study import BASELINE, Study
@@ -70,7 +70,7 @@ def _predict(study: Study, corpus: Corpus, trial: int, split: str) -> list[Evalu
 
 def write_best(study: Study, corpus: Corpus) -> Path:
     """Write the winner as `best.yaml`, the Config that `lfvd train` reads, with `provenance:`. Evaluates test if there is one."""
-    order = settled(study)
+    order = final_ranking(study)
     winner = order[0].trial
     compared = [winner, *(c.trial for c in order[1:] if c.trial == BASELINE)]
     for trial in compared:

@@ -29,7 +29,7 @@ from tune.plan import SearchPlan
 from tune.preflight import costs, doctor
 from tune.preflight.result import CheckResult
 from tune.report.report import write_report
-from tune.search.confirmation import ConfirmJobs, finalists, settled
+from tune.search.confirmation import ConfirmJobs, final_ranking, finalists
 from tune.search.trials import FAILURE, SearchJobs
 from tune.study import checkpoints
 from tune.study.lock import Requests
@@ -138,7 +138,7 @@ def _confirm(study: Study, sealed: Corpus, console: Console, interrupt: Interrup
         raise NothingUsable(f"{study.folder}: no trial came to a result; the first error: {(reasons or ['none'])[0]}")
     jobs = ConfirmJobs(study, interrupt)
     run_confirmation(jobs, sealed, console)
-    if not interrupt() and not settled(study):
+    if not interrupt() and not final_ranking(study):
         raise NothingUsable(f"{study.folder}: no finalist came through all seeds; the first error: {jobs.errors[0]}")
 
 

@@ -13,7 +13,7 @@ from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import TrialState
 
 from tune.search.asha import Rungs
-from tune.search.confirmation import finalists, settled, standing
+from tune.search.confirmation import final_ranking, finalists, race_state
 from tune.search.samplers import training_seed
 from tune.search.trials import BY_HAND, STOPPED
 from tune.study.study import OBJECTIVE, Study
@@ -93,10 +93,10 @@ def _check_confirmation(study: Study, histories: Histories) -> None:
     """What the race wanted, each run once, with all its epochs and its weights; all seeds for winner and baseline."""
     runs = {(run["trial"], run["seed"]): run for run in study.confirmed()}
     assert len(runs) == len(study.confirmed()), "a run is recorded twice"
-    race, seeds = standing(study), study.plan.confirm.seeds
-    assert not race.wanted
+    race, seeds = race_state(study), study.plan.confirm.seeds
+    assert not race.pending_runs
     assert runs.keys() <= set(itertools.product(finalists(study), seeds))
-    assert runs.keys() >= set(itertools.product({settled(study)[0].trial, 0}, seeds))
+    assert runs.keys() >= set(itertools.product({final_ranking(study)[0].trial, 0}, seeds))
     if not study.plan.confirm.race:
         assert runs.keys() == set(itertools.product(finalists(study), seeds))
     assert {key[1:] for key in histories if key[0] == "confirm"} == runs.keys()

@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from tune.analysis.importance import Importance, importances
-from tune.search.confirmation import Confirmed, settled
+from tune.search.confirmation import Confirmed, final_ranking
 from tune.statistics import (
     Difference,
     Resampled,
@@ -79,7 +79,7 @@ def seed_variance(study: Study) -> SeedVariance | None:
     scores = [run["val/wf1"] for run in study.confirmed() if run["trial"] == BASELINE and run["seed"] in seeds]
     if len(scores) < max(2, len(seeds)):
         return None
-    order, deviation = settled(study), stdev(scores)
+    order, deviation = final_ranking(study), stdev(scores)
     gap = order[0].wf1 - fmean(scores) if order and order[0].trial != BASELINE else None
     return SeedVariance(
         deviation=deviation,
@@ -92,7 +92,7 @@ def seed_variance(study: Study) -> SeedVariance | None:
 
 def summarize(study: Study) -> StudySummary:
     """Read the results from the study's folder; nothing is trained or evaluated. Raises InputError for a damaged file."""
-    order = settled(study)
+    order = final_ranking(study)
     winner = order[0] if order else None
     baseline = next((each for each in order if each.trial == BASELINE), None)
     validation = test = None

@@ -65,10 +65,10 @@ def prune(
 def best(name: NameArgument, results: ResultsOption = RESULTS) -> None:
     """Show the finalists, winner against baseline, and where best.yaml lies."""
     study = _open(results, name)
-    from tune.search.confirmation import settled
+    from tune.search.confirmation import final_ranking
     from tune.terminal.tables import show_best
 
-    if not settled(study) or not (study.folder / "best.yaml").is_file():
+    if not final_ranking(study) or not (study.folder / "best.yaml").is_file():
         print_error(f"{study.folder}: is not confirmed yet: run `lfvd-tune confirm {name}`")
         raise typer.Exit(1)
     show_best(study, make_console())

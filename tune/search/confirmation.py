@@ -1,7 +1,6 @@
-"""Confirmation: the answer, not the luckiest trial. Finalists race over fresh seeds at full length, the baseline among them.
+"""Confirmation: finalists and baseline train again on fresh seeds at full length; the ranking is by mean validation W-F1.
 
-The ranking is by mean validation W-F1. The corpus that search and confirmation get holds no test split: `tune.best` opens it
-once the ranking stands.
+The corpus that search and confirmation get holds no test split: `tune.best` evaluates it once the ranking is final.
 """
 
 from __future__ import annotations
@@ -38,10 +37,9 @@ def finalists(study: Study) -> list[int]:
     return list(dict.fromkeys([*chosen, *before, BASELINE])) if chosen else []
 
 
-def race_of(study: Study, numbers: Sequence[int], *, out: Collection[int] = ()) -> Race:
-    """How the race of these trials stands by what is confirmed; out: those that take no part any more."""
-    scores = {(run["trial"], run["seed"]): float(run["val/wf1"]) for run in study.confirmed()}
-    return _race(study, numbers, scores, out)
+def _scores(study: Study) -> dict[tuple[int, int], float]:
+    """(trial, seed) → validation W-F1 of the confirmed runs."""
+    return {(run["trial"], run["seed"]): float(run["val/wf1"]) for run in study.confirmed()}
 
 
 def _race(study: Study, numbers: Sequence[int], scores: dict[tuple[int, int], float], out: Collection[int]) -> Race:
@@ -50,7 +48,7 @@ def _race(study: Study, numbers: Sequence[int], scores: dict[tuple[int, int], fl
 
 
 class ConfirmJobs:
-    """The source of a confirmation's jobs (tune.execution.retries.JobSource): the runs that the race still wants.
+    """The source of a confirmation's jobs (tune.execution.retries.JobSource): the pending runs of the race.
 
     numbers: the trials that take part; the finalists unless named.
     """
@@ -58,23 +56,23 @@ class ConfirmJobs:
     def __init__(self, study: Study, interrupted: Callable[[], bool], numbers: Sequence[int] | None = None) -> None:
         self.study, self.interrupted = study, interrupted
         self.numbers = finalists(study) if numbers is None else list(numbers)
-        self.scores = {(run["trial"], run["seed"]): float(run["val/wf1"]) for run in study.confirmed()}
+        self.scores = _scores(study)
         self.running: dict[str, tuple[int, int]] = {}
         self.history: dict[tuple[int, int], list[dict[str, Any]]] = {}
         for record in study.epochs(study.stage):
             self.history.setdefault((record["trial"], record["seed"]), []).append(record)
         self.errors: list[str] = []
-        self.out: set[int] = set()  # trials with a run that failed in this sitting
-        self._settle()
+        self.out: set[int] = set()  # trials with a run that failed in this session
+        self._update_race()
 
-    def _settle(self) -> None:
-        """Ask the race anew, after a result."""
+    def _update_race(self) -> None:
+        """After a result."""
         self.race = _race(self.study, self.numbers, self.scores, self.out)
 
     def next(self) -> Job | None:
         """The next missing run; None also while the race waits for those that run."""
         at_work = set(self.running.values())
-        waiting = [run for run in self.race.wanted if run not in at_work]
+        waiting = [run for run in self.race.pending_runs if run not in at_work]
         if self.interrupted() or not waiting:
             return None
         number, seed = waiting[0]
@@ -91,7 +89,7 @@ class ConfirmJobs:
 
     def exhausted(self) -> bool:
         """The race is over."""
-        return self.interrupted() or not self.race.wanted
+        return self.interrupted() or not self.race.pending_runs
 
     def stopping(self) -> bool:
         """Interrupted."""
@@ -115,7 +113,7 @@ class ConfirmJobs:
         self.study.fsync()
         self.study.log_confirmed({**run, "seconds": result.seconds, **best})
         self.scores[trial, seed] = result.best["val/wf1"]
-        self._settle()
+        self._update_race()
         delete(job.checkpoint)
 
     def fault(self, job: Job, reason: str, then: str) -> None:
@@ -124,12 +122,12 @@ class ConfirmJobs:
         self.study.log_fault(reason, then, stage=self.study.stage, trial=trial, seed=seed)
 
     def failed(self, job: Job, reason: str) -> None:
-        """Remember the reason; the finalist is out of the race until another sitting tries it again."""
+        """Remember the reason; the finalist is out of the race until another session tries it again."""
         self.fault(job, reason, FAILED)
         trial, seed = self.running.pop(job.name)
         self.errors.append(f"{self.study.name_of(trial)}, seed {seed}: {reason}")
         self.out.add(trial)
-        self._settle()
+        self._update_race()
 
 
 FAILED = "failed"
@@ -165,7 +163,7 @@ def ranking(study: Study) -> list[Confirmed]:
     """
     plan = study.plan.confirm
     runs = {(run["trial"], run["seed"]): run for run in study.confirmed()}
-    race = standing(study)
+    race = race_state(study)
     drops = {drop.trial: drop for drop in race.dropped}
     taking_part = [*race.alive, *reversed(drops)]
     whole = [n for n in taking_part if all((n, s) in runs for s in plan.seeds)]
@@ -185,17 +183,18 @@ def _confirmed(
     return Confirmed(trial=number, seeds=seeds, mean=mean, std=std, scores=scores, drop=cut)
 
 
-def settled(study: Study) -> list[Confirmed]:
+def final_ranking(study: Study) -> list[Confirmed]:
     """The ranking once the race is over; whoever is ahead in one that goes on is no winner: empty until then."""
-    return [] if standing(study).wanted else ranking(study)
+    return [] if race_state(study).pending_runs else ranking(study)
 
 
-def standing(study: Study) -> Race:
+def race_state(study: Study) -> Race:
     """How the finalists' race stands, without those of which it wants a run that failed for good."""
     numbers, failed, out = finalists(study), failed_runs(study), set[int]()
+    scores = _scores(study)
     while True:
-        race = race_of(study, numbers, out=out)
-        lost = {trial for trial, seed in race.wanted if (trial, seed) in failed}
+        race = _race(study, numbers, scores, out)
+        lost = {trial for trial, seed in race.pending_runs if (trial, seed) in failed}
         if not lost:
             return race
         out |= lost

@@ -1,4 +1,4 @@
-"""The race over seeds: which finalists go on, which are dropped, which runs are wanted now.
+"""The race over seeds: which finalists go on, which are dropped, which runs are pending.
 
 A function of the results alone: a restart decides the same. All that are alive run one more seed, then those are dropped that
 are significantly worse than the leader. The baseline and the winner run all seeds.
@@ -53,7 +53,7 @@ class Race:
     """In the order of dropping; within a round, the worst first."""
     rounds: int
     """Seeds that all of the alive have run, and that are decided on."""
-    wanted: tuple[tuple[int, int], ...]
+    pending_runs: tuple[tuple[int, int], ...]
     """(trial, seed) to run now, at the same time if there is room; empty when the race is over."""
 
 
@@ -90,9 +90,9 @@ def run_race(
             dropped += _worse(_ranking(scores, alive, seeds[:rounds]), rounds, evidence)
             alive = [trial for trial in alive if trial not in {drop.trial for drop in dropped}]
     due = [*first, *((trial, seed) for seed in ahead() for trial in alive)]
-    wanted = tuple(dict.fromkeys(run for run in due if run not in scores))
-    standing = tuple(_ranking(scores, alive, seeds[:rounds]))
-    return Race(alive=standing, dropped=tuple(dropped), rounds=rounds, wanted=wanted)
+    pending = tuple(dict.fromkeys(run for run in due if run not in scores))
+    order = tuple(_ranking(scores, alive, seeds[:rounds]))
+    return Race(alive=order, dropped=tuple(dropped), rounds=rounds, pending_runs=pending)
 
 
 def _ranking(scores: Scores, trials: Sequence[int], seeds: Sequence[int]) -> dict[int, float]:

@@ -161,5 +161,5 @@ class ConfirmView:
     def _done(self) -> str:
         jobs = self.jobs
         done = sum(number in jobs.numbers for number, _ in jobs.scores.copy())
-        wanted = f"{len(jobs.race.wanted)} more wanted" + " so far" * jobs.study.plan.confirm.race
+        wanted = f"{len(jobs.race.pending_runs)} more wanted" + " so far" * jobs.study.plan.confirm.race
         return f"{jobs.study.work}: {done} runs done, {wanted}"

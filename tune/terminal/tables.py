@@ -14,7 +14,7 @@ from rich.table import Table
 from tune.analysis.conclusions import draw_conclusions, seed_variance_sentence
 from tune.analysis.summary import seed_variance, summarize
 from tune.formatting import format_mean_std, format_params, format_percent
-from tune.search.confirmation import Confirmed, mean_std, settled, standing
+from tune.search.confirmation import Confirmed, final_ranking, mean_std, race_state
 from tune.search.trials import STOPPED, WORDS, ranked, tally
 from tune.study.lock import holder_at_work
 from tune.study.study import BASELINE, Study
@@ -49,9 +49,9 @@ def show_status(study: Study, console: Console) -> None:
 
 def _show_confirmation(study: Study, console: Console) -> None:
     """How far the race is, whom it dropped, and how much the answer depends on luck."""
-    race = standing(study)
+    race = race_state(study)
     alive = ", ".join(f"trial {number}" for number in race.alive)
-    still = f"; {len(race.wanted)} wanted now, in the race: {alive}" if race.wanted else ""
+    still = f"; {len(race.pending_runs)} wanted now, in the race: {alive}" if race.pending_runs else ""
     console.print(f"confirmation: {len(study.confirmed())} runs{still}")
     for drop in (drop for drop in race.dropped if drop.trial != BASELINE):  # it runs all seeds whatever comes
         console.print(f"trial {drop.trial} {drop.reason()}", markup=False, soft_wrap=True)
@@ -89,7 +89,7 @@ def _trials(trials: Sequence[FrozenTrial]) -> Table:
 
 def show_best(study: Study, console: Console) -> None:
     """The finalists, ranked; winner and baseline by class, on validation and, where opened, test; what to type next."""
-    order = settled(study)
+    order = final_ranking(study)
     tests = study.test_scores()
     console.print(f"\n[bold]{escape(title(study))}[/]")
     console.print(_ranking(study, order, tests))

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lfvd.files import read_yaml
 from tune.formatting import format_mean_std
-from tune.search.confirmation import failed_runs, mean_std, standing
+from tune.search.confirmation import failed_runs, mean_std, race_state
 from tune.search.samplers import training_seed
 from tune.search.trials import FAILURE, STOPPED
 from tune.study.study import BASELINE, Study
@@ -136,7 +136,7 @@ class _ConfirmationRuns:
             (trial, seed): each for (stage, trial, seed), each in all_runs.epochs.items() if stage == study.stage
         }
         self.done = {(run["trial"], run["seed"]): run for run in study.confirmed()}
-        self.drops = {drop.trial: drop for drop in standing(study).dropped}
+        self.drops = {drop.trial: drop for drop in race_state(study).dropped}
         self.failed = failed_runs(study)
         self.tests: dict[tuple[int, int], dict[str, float]] = {}
         for look in study.test_log.evaluations():

@@ -30,7 +30,7 @@ from tune.analysis.conclusions import draw_conclusions
 from tune.analysis.summary import summarize
 from tune.best import evaluate_test, write_best
 from tune.execution import ray_cluster, ray_jobs
-from tune.search.confirmation import ConfirmJobs, failed_runs, finalists, mean_std, ranking, settled, standing
+from tune.search.confirmation import ConfirmJobs, failed_runs, final_ranking, finalists, mean_std, race_state, ranking
 from tune.search.trials import FAILURE
 from tune.study.paths import RECORDS
 from tune.study.plan_file import StudyError
@@ -224,8 +224,8 @@ def test_a_restart_runs_only_what_is_missing(searched, tiny_corpus, stop):
     run_here(jobs, tiny_corpus)
     done = {(r["trial"], r["seed"]) for r in searched.confirmed()}
     again = ConfirmJobs(Study.open(searched.folder), never)
-    assert len(again.race.wanted) == 6 - len(done)
-    assert not done & set(again.race.wanted)
+    assert len(again.race.pending_runs) == 6 - len(done)
+    assert not done & set(again.race.pending_runs)
     run_here(again, tiny_corpus)
     keys = [(r["trial"], r["seed"], r["epoch"]) for r in searched.epochs("confirm")]
     assert len(keys) == len(set(keys)) == 6 * 4
@@ -515,7 +515,7 @@ def raced(study: Study, table: dict[int, list[float]]) -> list[tuple[int, int]]:
         order.append((trial, seed))
         enter(study, trial, seed, table[trial][seed])
         jobs.scores[trial, seed] = table[trial][seed]
-        jobs._settle()
+        jobs._update_race()
     assert jobs.exhausted()
     return order
 
@@ -558,7 +558,7 @@ def test_who_has_all_seeds_counts_by_them(make_study):
     add(study, COMPLETE, [0.5], **{LR: 1e-3})
     table = {0: [0.500, 0.512, 0.508, 0.511, 0.509], 1: [0.512, 0.503, 0.502, 0.504, 0.501]}
     raced(study, table)
-    assert [drop.trial for drop in standing(study).dropped] == [0], "or this test shows nothing"
+    assert [drop.trial for drop in race_state(study).dropped] == [0], "or this test shows nothing"
     first, second = ranking(study)
     assert (first.trial, first.drop, second.trial) == (0, None, 1)
     assert first.wf1 == pytest.approx(0.508)
@@ -579,11 +579,11 @@ def test_a_failed_finalist_is_out_of_every_view(make_study):
             jobs.running.pop(job.name)
             enter(study, trial, seed, table[trial][seed])
             jobs.scores[trial, seed] = table[trial][seed]
-            jobs._settle()
+            jobs._update_race()
     assert failed_runs(study) == {(3, 1)}
-    assert standing(study) == jobs.race
-    assert [c.trial for c in settled(study)] == [1, 2, 0]
-    assert ConfirmJobs(study, never).race.wanted[0] == (3, 1)
+    assert race_state(study) == jobs.race
+    assert [c.trial for c in final_ranking(study)] == [1, 2, 0]
+    assert ConfirmJobs(study, never).race.pending_runs[0] == (3, 1)
 
 
 def test_no_winner_while_a_race_goes_on(make_study):
@@ -594,7 +594,7 @@ def test_no_winner_while_a_race_goes_on(make_study):
         enter(study, 0, seed, 0.3)
         enter(study, 3, seed, 0.6)
     assert [c.trial for c in ranking(study)] == [3, 0]
-    assert settled(study) == []
+    assert final_ranking(study) == []
 
 
 def test_the_baselines_own_values_are_no_finalist(make_study):

@@ -27,12 +27,12 @@ def draw(finalists, seed, *, gap=0.01, noise=0.005):
 def drive(scores, finalists, rng, **settings_):
     """Run what is wanted, some of it at a time, and ask again → the end, and the runs it took."""
     done: dict[tuple[int, int], float] = {}
-    while (now := run_race(done, finalists, **settings_)).wanted:
-        assert len(set(now.wanted)) == len(now.wanted), "nothing twice"
-        assert not done.keys() & set(now.wanted), "nothing again"
-        assert not {drop.trial for drop in now.dropped} & {trial for trial, _ in now.wanted}, "nobody dropped"
-        for i in rng.permutation(len(now.wanted))[: rng.integers(1, len(now.wanted) + 1)]:
-            done[now.wanted[i]] = scores[now.wanted[i]]
+    while (now := run_race(done, finalists, **settings_)).pending_runs:
+        assert len(set(now.pending_runs)) == len(now.pending_runs), "nothing twice"
+        assert not done.keys() & set(now.pending_runs), "nothing again"
+        assert not {drop.trial for drop in now.dropped} & {trial for trial, _ in now.pending_runs}, "nobody dropped"
+        for i in rng.permutation(len(now.pending_runs))[: rng.integers(1, len(now.pending_runs) + 1)]:
+            done[now.pending_runs[i]] = scores[now.pending_runs[i]]
         order = rng.permutation(len(done))
         done = {list(done)[i]: list(done.values())[i] for i in order}
     return now, done
@@ -144,32 +144,32 @@ def test_what_is_wanted_as_a_race_goes_on():
     ask = {"finalists": [7, 3, 0], "seeds": SEEDS, "baseline": 0}
     every = tuple((0, s) for s in SEEDS)
     start = run_race({}, **ask)
-    assert (start.wanted, start.alive, start.rounds) == ((*every, (7, 10), (3, 10)), (7, 3, 0), 0)
+    assert (start.pending_runs, start.alive, start.rounds) == ((*every, (7, 10), (3, 10)), (7, 3, 0), 0)
     waiting = run_race(only(scores, t0=4, t7=1, t3=1), **ask)
-    assert (waiting.wanted, waiting.dropped, waiting.rounds) == (((0, 14),), (), 0), (
+    assert (waiting.pending_runs, waiting.dropped, waiting.rounds) == (((0, 14),), (), 0), (
         "no decision before the baseline's end"
     )
     half = run_race(only(scores, t0=5, t7=1), **ask)
-    assert (half.wanted, half.dropped) == (((3, 10),), ())
+    assert (half.pending_runs, half.dropped) == (((3, 10),), ())
     first = run_race(only(scores, t0=5, t7=1, t3=1), **ask)
     assert [drop.trial for drop in first.dropped] == [0]
-    assert (first.wanted, first.rounds) == (((7, 11), (3, 11)), 1)
+    assert (first.pending_runs, first.rounds) == (((7, 11), (3, 11)), 1)
     end = run_race(scores, **ask)
-    assert (end.wanted, end.rounds, set(end.alive)) == ((), 5, {7, 3})
+    assert (end.pending_runs, end.rounds, set(end.alive)) == ((), 5, {7, 3})
 
 
 def test_what_is_left_alone_wants_all_its_seeds_at_once():
     scores = steady({7: 0.60, 3: 0.50, 0: 0.50})
     found = run_race(only(scores, t0=5, t7=1, t3=1), [7, 3, 0], seeds=SEEDS, baseline=0)
-    assert found.wanted == tuple((7, s) for s in SEEDS[1:])
+    assert found.pending_runs == tuple((7, s) for s in SEEDS[1:])
     assert {drop.trial for drop in found.dropped} == {3, 0}
-    assert run_race(scores, [7, 3, 0], seeds=SEEDS, baseline=0).wanted == ()
+    assert run_race(scores, [7, 3, 0], seeds=SEEDS, baseline=0).pending_runs == ()
 
 
 def test_the_baseline_can_win_and_others_fall_against_it():
     scores = steady({7: 0.50, 0: 0.60})
     end = run_race(only(scores, t0=5, t7=1), [7, 0], seeds=SEEDS, baseline=0)
-    assert (end.alive, end.wanted, end.rounds) == ((0,), (), 5)
+    assert (end.alive, end.pending_runs, end.rounds) == ((0,), (), 5)
     assert [(d.trial, d.leader, d.seeds) for d in end.dropped] == [(7, 0, 1)]
 
 
@@ -179,15 +179,15 @@ def test_without_racing_all_run_all_seeds():
     ask = {"seeds": SEEDS, "baseline": 0, "racing": False}
     every = set(itertools.product(finalists, SEEDS))
     start = run_race({}, finalists, **ask)
-    assert set(start.wanted) == every
-    assert start.wanted[:5] == tuple((0, s) for s in SEEDS)
+    assert set(start.pending_runs) == every
+    assert start.pending_runs[:5] == tuple((0, s) for s in SEEDS)
     end, done = drive(scores, finalists, np.random.default_rng(0), **ask)
     assert done.keys() == every
     mean = {k: np.mean([scores[k, s] for s in SEEDS]) for k in finalists}
     assert end.alive == tuple(sorted(finalists, key=lambda k: -mean[k]))
     assert (end.dropped, end.rounds) == ((), 5)
     part = {run: score for run, score in scores.items() if run not in {(9, 12), (3, 14)}}
-    assert run_race(part, finalists, **ask).wanted == ((9, 12), (3, 14))
+    assert run_race(part, finalists, **ask).pending_runs == ((9, 12), (3, 14))
     assert run_race(part, finalists, **ask).rounds == 2
 
 
@@ -202,17 +202,17 @@ def test_who_has_failed_wants_nothing_but_still_tells_the_spread():
     assert told[-1][1] > 1, "nothing is repeated within a round"
     assert told[-1][2] != without.dropped[-1].deviation
     begun = run_race({}, [7, 3, 9, 0], out={9}, **ask)
-    assert {trial for trial, _ in begun.wanted} == {7, 3, 0}
+    assert {trial for trial, _ in begun.pending_runs} == {7, 3, 0}
 
 
 def test_without_the_baseline_the_first_round_has_no_yardstick():
     scores = steady({7: 0.60, 3: 0.50, 0: 0.5})
     ask = {"seeds": SEEDS, "baseline": 0, "out": {0}}
     first = run_race(only(scores, t7=1, t3=1), [7, 3, 0], **ask)
-    assert (first.dropped, first.wanted) == ((), ((7, 11), (3, 11)))
+    assert (first.dropped, first.pending_runs) == ((), ((7, 11), (3, 11)))
     assert [d.seeds for d in run_race(only(scores, t7=2, t3=2), [7, 3, 0], **ask).dropped] == [2]
     assert run_race(scores, [7, 3, 0], **{**ask, "out": {0, 3, 7}}) == racing.Race(
-        alive=(), dropped=(), rounds=0, wanted=()
+        alive=(), dropped=(), rounds=0, pending_runs=()
     )
 
 
