@@ -39,7 +39,6 @@ TO_MEND = {
     "tests.tune.paper.test_reproduce",
     "tests.tune.search.test_confirmation",
     "tests.tune.study.test_study",
-    "tests.tune.terminal.test_live",
 }
 """Test files that still import another test file; must become empty."""
 

@@ -230,7 +230,7 @@ class _Launch:
 def _run_study(launch: _Launch, plan: SearchPlan, data: Path, *, search: bool = True) -> None:
     """Search and confirm, or only confirm, and show the result."""
     from tune import session
-    from tune.terminal.tables import show_best
+    from tune.terminal.tables import print_best
 
     console, options = make_console(), launch.session_options()
     with (
@@ -239,7 +239,7 @@ def _run_study(launch: _Launch, plan: SearchPlan, data: Path, *, search: bool = 
     ):
         if not session.run_session(study, corpus, console, options, search=search):
             raise KeyboardInterrupt
-    show_best(study, console)
+    print_best(study, console)
     _print_mlflow(console, options)
 
 

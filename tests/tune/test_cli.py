@@ -79,7 +79,7 @@ def test_whole_search(searched, data):
     assert list(seen) == ["scores"], "the look first, then what it saw"
     assert set(seen["scores"]) == {str(number) for number in look["trials"]}
     assert re.search(r"^search 3/3 trials, .* best trial \d \d+\.\d\d", done.stdout, re.MULTILINE)
-    assert re.search(r"^confirmation: \d runs done, 0 more wanted", done.stdout, re.MULTILINE)
+    assert re.search(r"^confirmation: \d runs done, 0 pending", done.stdout, re.MULTILINE)
     assert "MELD (simulated); SIMULATED: language, audio" in done.stdout
     assert f"winner: trial {provenance['trial']}" in done.stdout
     assert f"written: {study}/best.yaml" in done.stdout.replace("\n", "")
@@ -117,7 +117,7 @@ def test_status_and_best(searched, capsys):
         assert "MELD (simulated); SIMULATED: language, audio" in out
         if verb == "status":
             assert "search: 3 of 3 trials: 0 unfinished" in out
-            assert "looks at the test split: 1" in out
+            assert "test evaluations: 1" in out
             assert re.search(r"^confirmation: \d runs$", out, re.MULTILINE)
             assert "noise: seeds alone spread W-F1 by" in out
         else:

@@ -66,12 +66,12 @@ def best(name: NameArgument, results: ResultsOption = RESULTS) -> None:
     """Show the finalists, winner against baseline, and where best.yaml lies."""
     study = _open(results, name)
     from tune.search.confirmation import final_ranking
-    from tune.terminal.tables import show_best
+    from tune.terminal.tables import print_best
 
     if not final_ranking(study) or not (study.folder / "best.yaml").is_file():
         print_error(f"{study.folder}: is not confirmed yet: run `lfvd-tune confirm {name}`")
         raise typer.Exit(1)
-    show_best(study, make_console())
+    print_best(study, make_console())
 
 
 def report(name: NameArgument, results: ResultsOption = RESULTS) -> None:
@@ -107,9 +107,9 @@ def status(name: NameArgument, results: ResultsOption = RESULTS) -> None:
 
         show_progress(study, make_console())
     else:
-        from tune.terminal.tables import show_status
+        from tune.terminal.tables import print_status
 
-        show_status(study, make_console())
+        print_status(study, make_console())
 
 
 def sync(name: NameArgument, results: ResultsOption = RESULTS, tracking_uri: TrackingOption = None) -> None:

@@ -20,7 +20,7 @@ from tune.paper.rows import REFERENCE, title
 from tune.paper.tables import change, number, spread, summary, write_tables
 from tune.search.confirmation import ConfirmJobs
 from tune.session import NothingUsable, SessionOptions
-from tune.terminal.tables import show_faults
+from tune.terminal.tables import print_faults
 
 
 def run_rows(grid: Grid, corpus: Corpus, console: Console, options: SessionOptions) -> bool:
@@ -97,5 +97,5 @@ def show_progress(grid: Grid, console: Console) -> None:
     for n in grid.numbers:
         count = sum(run["trial"] == n for run in done)
         console.print(f"  {count}/{len(seeds)} {grid.name_of(n)}", markup=False)
-    show_faults(grid, console)
-    console.print(f"looks at the test split: {len(grid.test_log.evaluations())}")
+    print_faults(grid, console)
+    console.print(f"test evaluations: {len(grid.test_log.evaluations())}")

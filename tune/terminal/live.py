@@ -1,4 +1,4 @@
-"""What a person sees of a search while it runs: a table on a terminal, one line a minute in a log file."""
+"""Live view of a search: a table on a terminal, one line a minute in a log file."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tune.study.study import BASELINE
 
 LINE_SECONDS = 60
 
-ROWS = 20
+MAX_ROWS = 20
 """Running trials in the table; a thousand would take longer to draw than the driver has."""
 
 
 class Display:
-    """Shows `view()` while the block runs: live where the console is a terminal, else its `line()` once a minute."""
+    """Shows `view()` while the block runs, live on a terminal; elsewhere prints `line()` once a minute and at the end."""
 
     def __init__(self, console: Console, view: Callable[[], RenderableType], line: Callable[[], str]) -> None:
         self.console, self.view, self.line = console, view, line
@@ -37,7 +37,7 @@ class Display:
         if self.live is not None:
             self.live.start()
         else:
-            threading.Thread(target=self._lines, daemon=True).start()
+            threading.Thread(target=self._print_lines, daemon=True).start()
         return self
 
     def __exit__(
@@ -47,15 +47,18 @@ class Display:
         if self.live is not None:
             self.live.stop()
         else:
-            self.console.print(self.line(), highlight=False, markup=False, soft_wrap=True)
+            self._print_line()
 
-    def _lines(self) -> None:
+    def _print_lines(self) -> None:
         while not self.done.wait(LINE_SECONDS):
-            self.console.print(self.line(), highlight=False, markup=False, soft_wrap=True)
+            self._print_line()
+
+    def _print_line(self) -> None:
+        self.console.print(self.line(), highlight=False, markup=False, soft_wrap=True)
 
 
 class SearchView:
-    """A search at a glance."""
+    """Progress of a search; problem: of MLflow, if there is one."""
 
     def __init__(self, jobs: SearchJobs, problem: Callable[[], str | None]) -> None:
         self.jobs, self.problem = jobs, problem
@@ -63,47 +66,45 @@ class SearchView:
 
     def line(self) -> str:
         """`search 12/40 trials, 2 running, best trial 7 53.10, …`."""
-        counts, best = self._counts(), self._best()
-        parts = [f"search {self._ended(counts)}/{self.jobs.plan.trials} trials"]
-        parts += [f"{count} {state}" for state, count in counts.items() if count]
+        counts, best, problem = self._counts(), self._best(), self.problem()
+        parts = [self._ended(counts)] + [f"{count} {state}" for state, count in counts.items() if count]
         parts += [f"best trial {best[0]} {format_percent(best[1])}"] if best else []
-        return ", ".join([*parts, self._pace()]) + (f"; {self.problem()}" if self.problem() else "")
+        return ", ".join([f"search {parts[0]}", *parts[1:], self._pace()]) + (f"; {problem}" if problem else "")
 
     def view(self) -> RenderableType:
         """Table of states, best, baseline and running trials."""
-        jobs, counts, best = self.jobs, self._counts(), self._best()
+        jobs, counts, best, problem = self.jobs, self._counts(), self._best(), self.problem()
         table = Table.grid(padding=(0, 2))
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         states = " · ".join(f"{count} {state}" for state, count in counts.items())
-        table.add_row("search", f"{self._ended(counts)}/{jobs.plan.trials} trials   {states}")
-        table.add_row("", ProgressBar(total=jobs.plan.trials, completed=self._ended(counts), width=40))
+        ended = sum(counts.values()) - counts["running"]
+        table.add_row("search", f"{self._ended(counts)}   {states}")
+        table.add_row("", ProgressBar(total=jobs.plan.trials, completed=ended, width=40))
         table.add_row("pace", self._pace())
         if best:
             score = f"[bold green]{format_percent(best[1])}[/] val W-F1"
             table.add_row("best", f"{score}, trial {best[0]}   {format_params(jobs.params[best[0]])}")
         if BASELINE in jobs.best:
-            table.add_row(
-                "baseline", f"{format_percent(jobs.best[BASELINE])} val W-F1, trial 0 (the base's own values)"
-            )
-        at_work = sorted(jobs.running.copy().values(), key=lambda r: r.trial.number)
-        for running in at_work[:ROWS]:
-            score = format_percent(running.best) if running.epochs else "first epoch"
-            epoch = f"epoch {running.epochs}/{jobs.plan.scheduler.max_epochs}"
-            table.add_row(f"trial {running.trial.number}", f"{epoch}   {score}")
-        if len(at_work) > ROWS:
-            table.add_row("", f"and {len(at_work) - ROWS} more")
-        return Group(table, Text(self.problem() or "", style="yellow")) if self.problem() else table
+            score = f"{format_percent(jobs.best[BASELINE])} val W-F1"
+            table.add_row("baseline", f"{score}, trial 0 (the base config's own values)")
+        running = sorted(jobs.running.copy().values(), key=lambda each: each.trial.number)
+        for each in running[:MAX_ROWS]:
+            score = format_percent(each.best) if each.epochs else "first epoch"
+            epoch = f"epoch {each.epochs}/{jobs.plan.scheduler.max_epochs}"
+            table.add_row(f"trial {each.trial.number}", f"{epoch}   {score}")
+        if len(running) > MAX_ROWS:
+            table.add_row("", f"and {len(running) - MAX_ROWS} more")
+        return Group(table, Text(problem, style="yellow")) if problem else table
 
     def _counts(self) -> dict[str, int]:
         return tally(self.jobs.states.copy().values())
 
-    def _ended(self, counts: dict[str, int]) -> int:
-        return sum(counts.values()) - counts["running"]
+    def _ended(self, counts: dict[str, int]) -> str:
+        return f"{sum(counts.values()) - counts['running']}/{self.jobs.plan.trials} trials"
 
     def _best(self) -> tuple[int, float] | None:
-        values = self.jobs.best.copy()
-        return max(values.items(), key=lambda item: item[1]) if values else None
+        return max(self.jobs.best.copy().items(), key=lambda item: item[1], default=None)
 
     def _pace(self) -> str:
         spent, plan = self.jobs.spent, self.jobs.plan
@@ -121,14 +122,14 @@ class SearchView:
 
 
 class ConfirmView:
-    """Finalists, or rows of tables, × seeds."""
+    """Progress of a confirmation: finalists, or rows of the paper's tables, by seeds."""
 
     def __init__(self, jobs: ConfirmJobs) -> None:
         self.jobs = jobs
         self.started = time.monotonic()
 
     def line(self) -> str:
-        """`confirmation: 7 runs done, 3 more wanted, 1:20`."""
+        """`confirmation: 7 runs done, 3 pending, 1:20`."""
         return f"{self._done()}, {format_duration(time.monotonic() - self.started)}"
 
     def view(self) -> RenderableType:
@@ -136,9 +137,8 @@ class ConfirmView:
         title = f"{self._done()} · {format_duration(time.monotonic() - self.started)}"
         table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2))
         table.add_column(self.jobs.study.kind)
-        confirm, race = self.jobs.study.plan.confirm, self.jobs.race
-        seeds = confirm.seeds
-        dropped = {drop.trial: drop for drop in race.dropped if drop.trial != BASELINE}
+        seeds = self.jobs.study.plan.confirm.seeds
+        dropped = {drop.trial: drop for drop in self.jobs.race.dropped if drop.trial != BASELINE}
         for seed in seeds:
             table.add_column(f"seed {seed}", justify="right")
         for number in self.jobs.numbers:
@@ -161,5 +161,5 @@ class ConfirmView:
     def _done(self) -> str:
         jobs = self.jobs
         done = sum(number in jobs.numbers for number, _ in jobs.scores.copy())
-        wanted = f"{len(jobs.race.pending_runs)} more wanted" + " so far" * jobs.study.plan.confirm.race
-        return f"{jobs.study.work}: {done} runs done, {wanted}"
+        pending = f"{len(jobs.race.pending_runs)} pending" + " so far" * jobs.study.plan.confirm.race
+        return f"{jobs.study.work}: {done} runs done, {pending}"

@@ -212,7 +212,7 @@ def test_live_view(tmp_path, plan, corpus):
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(ConfirmView(jobs).view())
     shown = console.export_text()
-    assert ConfirmView(jobs).line() == "rows of tables: 0 runs done, 10 more wanted, 0:00"
+    assert ConfirmView(jobs).line() == "rows of tables: 0 runs done, 10 pending, 0:00"
     assert re.search(r"row +seed 0 +seed 1", shown)
     assert "w/o L_self" in shown
 
@@ -510,7 +510,7 @@ def test_the_command_on_ray_interrupted_resumed_and_extended(tmp_path, corpus):
     grid = Grid.open(results / "paper")
     keys = [(r["trial"], r["seed"]) for r in grid.confirmed()]
     assert sorted(keys) == [(n, s) for n in range(5) for s in SEEDS]
-    assert re.search(r"^rows of tables: 10 runs done, 0 more wanted", done.stdout, re.MULTILINE)
+    assert re.search(r"^rows of tables: 10 runs done, 0 pending", done.stdout, re.MULTILINE)
     assert "w/o L_self" in done.stdout
     more = run(*asked, "--tables", "4", "--figures", "3")
     assert (more.returncode, more.stderr) == (0, ""), more.stderr

@@ -1,15 +1,16 @@
-"""What a person sees of a search: right figures in the line and in the table, and nothing that breaks the search."""
+"""The live view: right figures in the line and in the table, and nothing that breaks the search."""
 
 import io
 import threading
 
 from rich.console import Console
 
+from tests.helpers import invented
+from tests.helpers.invented import never
 from tests.helpers.plans import PLAN
-from tests.tune.search.test_trials import Workers, curve, history, never
 from tune.search.confirmation import ConfirmJobs
 from tune.search.trials import SearchJobs
-from tune.terminal.live import ROWS, ConfirmView, Display, SearchView
+from tune.terminal.live import MAX_ROWS, ConfirmView, Display, SearchView
 
 
 def shown(renderable, width: int = 100) -> str:
@@ -18,8 +19,13 @@ def shown(renderable, width: int = 100) -> str:
     return console.file.getvalue()
 
 
+def record(epoch: int, best: float) -> dict:
+    """An epoch as a worker reports it."""
+    return {"epoch": epoch, "seconds": 0.5, "val/wf1": best, "val/wf1_best": best}
+
+
 def frozen(jobs: SearchJobs, monkeypatch, seconds: float) -> None:
-    """A sitting of so many seconds."""
+    """A session of so many seconds."""
     jobs.spent.started = 0.0
     monkeypatch.setattr("tune.search.trials.time.monotonic", lambda: seconds)
 
@@ -36,16 +42,14 @@ def test_search_view(make_study, monkeypatch):
     """One trial finished, one stopped, one failed, one at its second epoch."""
     jobs = SearchJobs(make_study(resources={"gpu": 0.5}), never)
     first = jobs.next()
-    records = history(first, 4)
-    for record in records:
-        jobs.report(first, record)
+    for epoch in range(1, 5):
+        jobs.report(first, record(epoch, 0.5))
     jobs.finished(first, None)
-    second = jobs.next()
-    assert jobs.report(second, {**history(second, 1)[0], "val/wf1_best": 0.01})
+    assert jobs.report(jobs.next(), record(1, 0.01))
     jobs.failed(jobs.next(), "x")
     running = jobs.next()
-    for record in history(running, 2):
-        assert jobs.report(running, {**record, "val/wf1_best": 0.9123}) is None
+    for epoch in (1, 2):
+        assert jobs.report(running, record(epoch, 0.9123)) is None
     frozen(jobs, monkeypatch, 60.0)
     problem = []
     view = SearchView(jobs, lambda: problem[0] if problem else None)
@@ -55,11 +59,10 @@ def test_search_view(make_study, monkeypatch):
         "1:00 · about 1:00 left · 180 trials/h · 420 epochs/h · 0.00 GPU-hours"
     )
     text = shown(view.view())
-    best = f"{100 * max(curve(first, e) for e in range(1, 5)):.2f}"
     for part in (
         "3/6 trials   1 running · 1 finished · 1 stopped · 1 failed",
         "91.23 val W-F1, trial 3   lr ",
-        f"{best} val W-F1, trial 0 (the base's own values)",
+        "50.00 val W-F1, trial 0 (the base config's own values)",
         "trial 3   epoch 2/4   91.23",
     ):
         assert " ".join(part.split()) in " ".join(text.split()), part
@@ -69,22 +72,22 @@ def test_search_view(make_study, monkeypatch):
 
 
 def test_a_thousand_running_trials_fill_no_more_than_a_screen(make_study):
-    jobs = SearchJobs(make_study(trials=ROWS + 6), never)
-    for _ in range(ROWS + 5):
+    jobs = SearchJobs(make_study(trials=MAX_ROWS + 6), never)
+    for _ in range(MAX_ROWS + 5):
         jobs.next()
     text = shown(SearchView(jobs, lambda: None).view())
     rows = [line.split()[1] for line in text.splitlines() if line.startswith("trial ")]
-    assert rows == [str(number) for number in range(ROWS)]
+    assert rows == [str(number) for number in range(MAX_ROWS)]
     assert "and 5 more" in text
 
 
 def test_confirm_view(make_study):
     study = make_study()
-    Workers().run(SearchJobs(study, never))
+    invented.search(study, failing=(), by_hand=None)
     jobs = ConfirmJobs(study, never)
     view = ConfirmView(jobs)
     total = len(jobs.numbers) * len(PLAN["confirm"]["seeds"])
-    assert view.line().startswith(f"confirmation: 0 runs done, {total} more wanted, 0:0")
+    assert view.line().startswith(f"confirmation: 0 runs done, {total} pending, 0:0")
     job = jobs.next()
     assert "epoch 0" in shown(view.view())
     jobs.report(job, {"epoch": 1, "seconds": 1.0})
@@ -112,7 +115,7 @@ def test_lines_in_a_log_file(monkeypatch):
         return f"search {len(count)}/[9] trials, longer than the console is wide"
 
     with Display(console, lambda: "", line):
-        assert three.wait(30)
+        three.wait()
     lines = console.file.getvalue().splitlines()
     assert lines[0] == "search 1/[9] trials, longer than the console is wide"
     assert lines[-1].startswith("search ")
