@@ -17,7 +17,7 @@ from rich.text import Text
 from lfvd.config import MODALITY_NAMES
 from lfvd.data import UNLABELLED
 from lfvd.data.corpus import SPLITS, Corpus
-from lfvd.data.simulate import LIKENESS
+from lfvd.data.simulate import STATISTICS
 
 MELD_UTTERANCES = (9989, 1109, 2610)
 """Utterances of MELD's train, valid and test split as published (Poria et al., 2019)."""
@@ -70,7 +70,7 @@ def warnings(corpus: Corpus) -> list[str]:
 
 def _other_classes(corpus: Corpus) -> list[str]:
     """Where the numbers of utterances are the published ones, those of the classes should be too."""
-    figures = LIKENESS.get(corpus.info.name.lower())
+    figures = STATISTICS.get(corpus.info.name.lower())
     if figures is None or corpus.info.classes != figures.classes:
         return []
     rows = {"train": ("train", "valid"), "test": ("test",)}

@@ -3,7 +3,7 @@
 `lfvd simulate --like meld --seed 0 --dialogues 120 --out data/demo.safetensors`
 
 An utterance's emotion copies the speaker's own last one, or the previous utterance's, or is free. Utterances that copy one
-another form a chain; emotions are dealt to chains until the class counts of the real data are met. Each
+another form a chain; emotions are assigned to chains until the class counts of the real data are met. Each
 modality shows the emotion as one of a few orthogonal directions under Gaussian noise, seen through a random linear map.
 Shape legend: lfvd.data.batch; k hidden directions.
 """
@@ -29,7 +29,7 @@ NOISE_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Likeness:
+class CorpusStatistics:
     """The figures of a data set that its simulation keeps to."""
 
     name: str
@@ -39,7 +39,7 @@ class Likeness:
     """Modality → feature width."""
     blocks: tuple[tuple[int, tuple[int, ...]], ...]
     """Train and test, or train, valid and test: dialogues, and utterances of each class."""
-    carve: float
+    holdout: float
     """Share of the train dialogues that becomes the validation split, where the data have none of their own."""
     lengths: tuple[tuple[float, float], ...]
     """(quantile, utterances a dialogue), straight lines between them."""
@@ -63,8 +63,8 @@ class Likeness:
 # their speaker's last emotion, so that context pays. Strengths: bisected until logistic regression on single utterances
 # (full widths, L2 penalty C = 0.3 / width, mean of seeds 0-2) came within a point of the test W-F1 of the LFVD paper's
 # Table 4, rows T, A and V.
-LIKENESS: dict[str, Likeness] = {
-    "meld": Likeness(
+STATISTICS: dict[str, CorpusStatistics] = {
+    "meld": CorpusStatistics(
         name="MELD (simulated)",
         classes=("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"),
         length_bins=(5, 13),
@@ -74,7 +74,7 @@ LIKENESS: dict[str, Likeness] = {
             (114, (470, 150, 40, 111, 163, 22, 153)),
             (280, (1256, 281, 50, 208, 402, 68, 345)),
         ),
-        carve=0.0,
+        holdout=0.0,
         lengths=((0.0, 1), (0.1, 2), (0.25, 5), (0.5, 9), (0.75, 14), (0.9, 18), (0.99, 23), (1.0, 33)),
         speakers=(0.02, 0.35, 0.26, 0.16, 0.1, 0.06, 0.03, 0.015, 0.005),
         same_speaker=0.23,
@@ -83,13 +83,13 @@ LIKENESS: dict[str, Likeness] = {
         unclear=0.2,
         strength={"l": 1.955, "a": 0.88, "v": 0.57},
     ),
-    "iemocap": Likeness(
+    "iemocap": CorpusStatistics(
         name="IEMOCAP (simulated)",
         classes=("happy", "sad", "neutral", "angry", "excited", "frustrated"),
         length_bins=(43, 59),
         widths={"l": 1024, "a": 1582, "v": 342},
         blocks=((120, (504, 839, 1324, 933, 742, 1468)), (31, (144, 245, 384, 170, 299, 381))),
-        carve=0.1,
+        holdout=0.1,
         lengths=((0.0, 8), (0.1, 25), (0.25, 36), (0.5, 47), (0.75, 60), (0.9, 76), (1.0, 110)),
         speakers=(0.0, 1.0),
         same_speaker=0.3,
@@ -113,7 +113,7 @@ def simulate(
     `widths` (modality → width) replaces the real widths, and leaves out the modalities that it does not name; the
     dialogues, speakers and emotions stay the same. Same arguments, same bytes. Raises CorpusError for a bad value.
     """
-    figures = _likeness(like)
+    figures = _statistics(like)
     _check_seed(seed)
     widths = dict(figures.widths if widths is None else widths)
     _check_widths(widths)
@@ -121,7 +121,7 @@ def simulate(
     blocks = _scaled(figures, dialogues)
     parts = [_block(figures, count, quota, rng) for count, quota in blocks]
     length, speaker, label = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    split = _splits([count for count, _ in blocks], figures.carve, rng)
+    split = _splits([count for count, _ in blocks], figures.holdout, rng)
     return Corpus(
         info=CorpusInfo(
             name=figures.name,
@@ -132,7 +132,9 @@ def simulate(
             length_bins=figures.length_bins,
         ),
         features={
-            m: stand_in(label, like=like, modality=m, seed=seed, width=widths[m]) for m in MODALITIES if m in widths
+            m: synthetic_features(label, like=like, modality=m, seed=seed, width=widths[m])
+            for m in MODALITIES
+            if m in widths
         },
         label=label,
         speaker=speaker,
@@ -141,13 +143,15 @@ def simulate(
     )
 
 
-def stand_in(label: np.ndarray, *, like: Like, modality: str, seed: int, width: int | None = None) -> np.ndarray:
+def synthetic_features(
+    label: np.ndarray, *, like: Like, modality: str, seed: int, width: int | None = None
+) -> np.ndarray:
     """Simulated features of one modality for given labels: [N] int64 → [N, width] float32.
 
     Labels are in the class order of `like`; -1 gives noise alone. Each (seed, modality) has its own random numbers.
     Raises CorpusError for a bad seed, modality or width.
     """
-    figures = _likeness(like)
+    figures = _statistics(like)
     _check_seed(seed)
     width = figures.widths[modality] if width is None else width
     _check_widths({modality: width})
@@ -176,10 +180,12 @@ def _shown_emotion(label: np.ndarray, unclear: float, seed: int) -> np.ndarray:
     return np.where(other, rng.permutation(label), label)
 
 
-def _likeness(like: str) -> Likeness:
-    if like not in LIKENESS:
-        raise CorpusError(f"the value of `like` is {like}, but must be one of {', '.join(LIKENESS)}: name one of these")
-    return LIKENESS[like]
+def _statistics(like: str) -> CorpusStatistics:
+    if like not in STATISTICS:
+        raise CorpusError(
+            f"the value of `like` is {like}, but must be one of {', '.join(STATISTICS)}: name one of these"
+        )
+    return STATISTICS[like]
 
 
 def _check_seed(seed: int) -> None:
@@ -198,26 +204,26 @@ def _check_widths(widths: Mapping[str, int]) -> None:
             raise CorpusError(f"the width of {MODALITY_NAMES[modality]} is {width}, but must be at least 1: try 32")
 
 
-def _scaled(figures: Likeness, dialogues: int | None) -> list[tuple[int, np.ndarray]]:
+def _scaled(figures: CorpusStatistics, dialogues: int | None) -> list[tuple[int, np.ndarray]]:
     """Dialogues and class counts [c] of each block, in the proportions of the real ones, for a number of dialogues in all."""
     real = np.array([count for count, _ in figures.blocks])
     if dialogues is None:
         dialogues = int(real.sum())
     if dialogues < (least := len(SPLITS)):
         raise CorpusError(f"the value of `dialogues` is {dialogues}, but must be at least {least}, one a split: try 30")
-    counts = _dealt(real, dialogues)
-    # Every split has a dialogue, and a block to be carved has two.
-    least_of = np.array([2 if figures.carve and i == 0 else 1 for i in range(len(real))])
+    counts = _apportion(real, dialogues)
+    # Every split has a dialogue, and one with a holdout has two.
+    least_of = np.array([2 if figures.holdout and i == 0 else 1 for i in range(len(real))])
     short = np.maximum(least_of - counts, 0)
     counts += short
     counts[0] -= short.sum()
     return [
-        (int(count), _dealt(np.array(classes), max(int(count), round(sum(classes) * count / all_of))))
+        (int(count), _apportion(np.array(classes), max(int(count), round(sum(classes) * count / all_of))))
         for count, (all_of, classes) in zip(counts, figures.blocks, strict=True)
     ]
 
 
-def _dealt(weight: np.ndarray, total: int) -> np.ndarray:
+def _apportion(weight: np.ndarray, total: int) -> np.ndarray:
     """Whole numbers that sum to `total`, in proportion to `weight` (largest remainders)."""
     exact = weight * (total / weight.sum())
     counts: np.ndarray = np.floor(exact + 1e-9).astype(np.int64)
@@ -226,17 +232,17 @@ def _dealt(weight: np.ndarray, total: int) -> np.ndarray:
 
 
 def _block(
-    figures: Likeness, dialogues: int, quota: np.ndarray, rng: np.random.Generator
+    figures: CorpusStatistics, dialogues: int, quota: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lengths [D], speakers [N] and labels [N] of a block with exactly `quota` [c] utterances of each class."""
     length = _lengths(figures, dialogues, int(quota.sum()), rng)
     turns = [_turns(figures, n, rng) for n in length]
     chain = np.concatenate([i * 10_000 + _chains(figures, speaker, rng) for i, speaker in enumerate(turns)])
-    return length, np.concatenate(turns), _deal_classes(chain, quota, rng)
+    return length, np.concatenate(turns), _assign_classes(chain, quota, rng)
 
 
-def _lengths(figures: Likeness, dialogues: int, total: int, rng: np.random.Generator) -> np.ndarray:
-    """Utterances of each dialogue [D], with the likeness' distribution and exactly `total` in sum."""
+def _lengths(figures: CorpusStatistics, dialogues: int, total: int, rng: np.random.Generator) -> np.ndarray:
+    """Utterances of each dialogue [D], with the distribution of the real ones and exactly `total` in sum."""
     quantiles, ends = zip(*figures.lengths, strict=True)
     length: np.ndarray = np.rint(np.interp(rng.random(dialogues), quantiles, ends)).astype(np.int64)
     while missing := total - int(length.sum()):
@@ -246,7 +252,7 @@ def _lengths(figures: Likeness, dialogues: int, total: int, rng: np.random.Gener
     return length
 
 
-def _turns(figures: Likeness, length: int, rng: np.random.Generator) -> np.ndarray:
+def _turns(figures: CorpusStatistics, length: int, rng: np.random.Generator) -> np.ndarray:
     """Speakers of a dialogue [n], numbered in order of appearance."""
     shares = np.array(figures.speakers)
     speakers = 1 + int(rng.choice(len(shares), p=shares / shares.sum()))
@@ -256,7 +262,7 @@ def _turns(figures: Likeness, length: int, rng: np.random.Generator) -> np.ndarr
     return np.array([order.setdefault(int(s), len(order)) for s in np.cumsum(steps) % speakers], dtype=np.int64)
 
 
-def _chains(figures: Likeness, speaker: Sequence[int] | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _chains(figures: CorpusStatistics, speaker: Sequence[int] | np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Position of the utterance whose emotion each one copies in the end, itself where it is free: [n] → [n]."""
     chain = np.arange(len(speaker))
     last: dict[int, int] = {}
@@ -269,7 +275,7 @@ def _chains(figures: Likeness, speaker: Sequence[int] | np.ndarray, rng: np.rand
     return chain
 
 
-def _deal_classes(chain: np.ndarray, quota: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _assign_classes(chain: np.ndarray, quota: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One class for each chain of utterances, so that class c has quota[c] utterances: [N] → [N].
 
     Long chains first, each to a class drawn in proportion to what the class still lacks; the many chains of
@@ -288,10 +294,10 @@ def _deal_classes(chain: np.ndarray, quota: np.ndarray, rng: np.random.Generator
     return class_of[member]
 
 
-def _splits(counts: Sequence[int], carve: float, rng: np.random.Generator) -> np.ndarray:
-    """Split of each dialogue [D]; a carve takes whole dialogues of train, chosen at random."""
+def _splits(counts: Sequence[int], holdout: float, rng: np.random.Generator) -> np.ndarray:
+    """Split of each dialogue [D]; the holdout is whole dialogues of train, chosen at random."""
     blocks = range(len(SPLITS)) if len(counts) == len(SPLITS) else (0, 2)
     split = np.repeat(np.array(blocks, dtype=np.int64), counts)
-    if carve:
-        split[rng.permutation(counts[0])[: max(1, round(carve * counts[0]))]] = SPLITS.index("valid")
+    if holdout:
+        split[rng.permutation(counts[0])[: max(1, round(holdout * counts[0]))]] = SPLITS.index("valid")
     return split

@@ -17,13 +17,13 @@ import pandas as pd
 
 from lfvd.config import MODALITY_NAMES
 from lfvd.data.corpus import Corpus, CorpusError
-from lfvd.data.importers.assemble import SIMULATED, ImportOptions, TextLayers, assembled
+from lfvd.data.importers.assemble import SIMULATED, ImportOptions, TextLayers, build_corpus
 from lfvd.data.importers.datasets import IEMOCAP_CLASSES, MELD_CLASSES, repaired
 from lfvd.data.importers.dicts import MODALITY_FILES, feature_source, is_split_dict, split_dict_source
 from lfvd.data.importers.json_files import json_source
-from lfvd.data.importers.meld_csv import MELD_COLUMNS, MELD_SPLITS, import_meld
+from lfvd.data.importers.meld_csv import meld_source
 from lfvd.data.importers.pickles import load_pickle
-from lfvd.data.importers.source import Source, kind
+from lfvd.data.importers.source import FeatureSource, kind
 from lfvd.data.importers.table import table_source
 from lfvd.data.importers.tuples import tuple_source
 from lfvd.files import atomic_path
@@ -31,13 +31,10 @@ from lfvd.files import atomic_path
 __all__ = [
     "IEMOCAP_CLASSES",
     "MELD_CLASSES",
-    "MELD_COLUMNS",
-    "MELD_SPLITS",
     "SIMULATED",
     "ImportOptions",
     "TextLayers",
     "import_files",
-    "import_meld",
     "repaired",
     "write_sentences",
 ]
@@ -55,17 +52,10 @@ def import_files(
     `classes` is for a table of utterances. Raises CorpusError or UnsafePickleError for what is missing, unknown or broken.
     """
     files = _found([Path(path) for path in paths])
-    if len(files) == 1 and files[0].is_dir():
-        if classes:
-            raise _own_classes(files[0])
-        corpus, sentences = import_meld(
-            files[0], features=options.features, seed=options.seed, nan_to_zero=options.nan_to_zero
-        )
-        return corpus, sentences, [f"{files[0]}: layout MELD CSV, for it is a folder without feature files"]
     sources, order = _sources(files, options, classes)
     rows = {m: f for m, f in options.features.items() if f == SIMULATED or Path(f).suffix in _ARRAYS}
     left = replace(options, features=rows)
-    corpus, sentences = assembled(sources, left, order)
+    corpus, sentences = build_corpus(sources, left, order)
     return corpus, sentences, [f"{source}: layout {source.layout}, for it is {source.why}" for source in sources]
 
 
@@ -104,15 +94,17 @@ def _is_json(file: Path) -> bool:
 
 def _sources(
     files: Sequence[Path], options: ImportOptions, classes: Sequence[str]
-) -> tuple[list[Source], np.ndarray | None]:
+) -> tuple[list[FeatureSource], np.ndarray | None]:
     """Each file as a source, the JSON files of several splits as one; and the order of rows where one is a table."""
     order: np.ndarray | None = None
-    sources: list[Source] = []
+    sources: list[FeatureSource] = []
     json_files = tuple(f for f in files if _is_json(f))
     if json_files:
         sources.append(json_source(json_files))
     for file in files:
-        if file.suffix in _TABLES:
+        if file.is_dir():
+            sources.append(meld_source(file))
+        elif file.suffix in _TABLES:
             if order is not None:
                 raise CorpusError(f"{file}: is a second table of utterances: put all of them in one")
             source, order = table_source(file, classes)
@@ -129,7 +121,7 @@ def _own_classes(file: Path) -> CorpusError:
     return CorpusError(f"{file}: --classes is for a table of utterances, and this has classes of its own: leave it out")
 
 
-def _pickle_source(file: Path) -> Source:
+def _pickle_source(file: Path) -> FeatureSource:
     if file.suffix in _ARRAYS:
         names = " or ".join(f"--{name}" for name in MODALITY_NAMES.values())
         raise CorpusError(f"{file}: holds features of one modality: give it with {names}, and name a source of labels")

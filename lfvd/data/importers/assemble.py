@@ -13,12 +13,11 @@ import pandas as pd
 from lfvd.config import MODALITIES, MODALITY_NAMES
 from lfvd.data.corpus import SPLITS, Corpus, CorpusError, CorpusInfo
 from lfvd.data.importers.arrays import row_features
-from lfvd.data.importers.datasets import IEMOCAP, MELD, MELD_GONE, MELD_VALID, repaired, sha256
+from lfvd.data.importers.datasets import IEMOCAP, MELD, repaired, sha256
 from lfvd.data.importers.pickles import drop_pages
 from lfvd.data.importers.source import (
-    Source,
-    Values,
-    fill,
+    FeatureSource,
+    fill_layers,
     item_count,
     label_numbers,
     second,
@@ -27,13 +26,13 @@ from lfvd.data.importers.source import (
     utterance_ids,
     width_of,
 )
-from lfvd.data.simulate import stand_in
+from lfvd.data.importers.splits import natural_order, split_of_dialogues
+from lfvd.data.simulate import synthetic_features
 
 SIMULATED = "simulated"
-"""Given in place of a feature file: make stand-ins from the labels (lfvd.data.simulate)."""
+"""Given in place of a feature file: synthetic features from the labels (lfvd.data.simulate)."""
 TextLayers = Literal["mean", "first", "concat"]
-_DROP = 2**25  # bytes read between two times that the file's pages are given back
-_MAX_DIGITS = 19  # of a dialogue's number
+_DROP = 2**25  # bytes read between two times that the pages of the file are freed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +61,15 @@ class ImportOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Frame:
-    """The dialogues of the corpus in their order, before features."""
+class DialogueIndex:
+    """Ids, labels, speakers and splits of all dialogues in the order of the corpus."""
 
     ids: tuple[str, ...]
     label: np.ndarray
     speaker: np.ndarray
     offset: np.ndarray
     split: np.ndarray
-    where: str
+    source: FeatureSource
 
     def name(self, row: int) -> str:
         """`dialogue 17, utterance 3` for a row."""
@@ -78,80 +77,90 @@ class _Frame:
         return f"dialogue {self.ids[dialogue]}, utterance {row - int(self.offset[dialogue])}"
 
 
-def assembled(
-    sources: Sequence[Source], options: ImportOptions, order: np.ndarray | None = None
+def build_corpus(
+    sources: Sequence[FeatureSource], options: ImportOptions, order: np.ndarray | None = None
 ) -> tuple[Corpus, pd.DataFrame]:
     """The corpus, not yet saved, and its sentences (columns dialogue, position, sentence; no rows where there are none).
 
     `order`: which row of a feature file each utterance has, [N], where it is not their own order. Raises CorpusError, naming
     dialogue and utterance, for whatever does not fit.
     """
-    base = _base(sources)
-    notes: dict[str, Any] = {"layout": "+".join(dict.fromkeys(s.layout for s in sources))}
-    frame = _frame(base, sources, options, notes)
+    labelled = label_source(sources)
+    splits, drawn = split_of_dialogues(
+        labelled, sources, valid_fraction=options.valid_fraction, seed=options.carve_seed
+    )
+    index = _index(labelled, splits)
+    notes: dict[str, Any] = {"layout": "+".join(dict.fromkeys(s.layout for s in sources)), **drawn}
     features: dict[str, np.ndarray] = {}
-    digests: dict[str, str] = {}
     chosen = {m: _source_of(m, sources) for m in MODALITIES if m not in options.features}
     for modality in MODALITIES:
         given = options.features.get(modality)
         if given == SIMULATED:
-            features[modality] = _stand_in(base, frame, modality, options.seed)
+            features[modality] = _simulated(index, modality, options.seed)
             notes["seed"] = options.seed
         elif given is not None:
-            features[modality] = _of_rows(Path(given), frame, order)
+            features[modality] = _of_rows(Path(given), index, order)
         elif (source := chosen[modality]) is not None:
-            features[modality] = _of_dialogues(source, modality, frame, options)
+            features[modality] = _of_dialogues(source, modality, index, options)
             if len(source.features[modality]) > 1:
                 notes["text_layers"] = options.text_layers
     if not features:
         raise CorpusError(
-            f"{base}: holds no features, but a corpus needs some: give a file with --language, --audio or --visual"
+            f"{labelled}: holds no features, but a corpus needs some: give a file with --language, --audio or --visual"
         )
-    zeroed = {MODALITY_NAMES[m]: _finite(flat, m, frame, options) for m, flat in features.items()}
+    zeroed = {MODALITY_NAMES[m]: _zero_bad_values(flat, m, index, options) for m, flat in features.items()}
     if options.nan_to_zero:
         notes["nan_to_zero"] = {name: count for name, count in zeroed.items() if count}
-    for file in [f for s in sources for f in s.files] + [Path(f) for f in options.features.values() if f != SIMULATED]:
-        digests[file.name if file.name not in digests else str(len(digests)) + "/" + file.name] = sha256(file)
     corpus = Corpus(
         info=CorpusInfo(
-            name=base.dataset.name,
-            classes=base.dataset.classes,
-            dialogues=frame.ids,
+            name=labelled.dataset.name,
+            classes=labelled.dataset.classes,
+            dialogues=index.ids,
             simulated=tuple(MODALITY_NAMES[m] for m in features if options.features.get(m) == SIMULATED),
-            sources=digests,
+            sources=_digests(sources, options),
             options=notes,
-            length_bins=base.dataset.length_bins,
+            length_bins=labelled.dataset.length_bins,
         ),
         features=features,
-        label=frame.label,
-        speaker=frame.speaker,
-        offset=frame.offset,
-        split=frame.split,
+        label=index.label,
+        speaker=index.speaker,
+        offset=index.offset,
+        split=index.split,
     )
-    return corpus, _sentences(sources, frame)
+    return corpus, _sentences(sources, index)
 
 
-def _base(sources: Sequence[Source]) -> Source:
-    """The source of labels and speakers: the first that has them. All others must have the same dialogues and labels."""
+def _digests(sources: Sequence[FeatureSource], options: ImportOptions) -> dict[str, str]:
+    """File names → SHA-256; a feature file whose name is taken has its modality before it."""
+    digests: dict[str, str] = {}
+    for file in (file for source in sources for file in source.files):
+        digests[file.name if file.name not in digests else f"{len(digests)}/{file.name}"] = sha256(file)
+    for modality, file in ((m, Path(f)) for m, f in options.features.items() if f != SIMULATED):
+        name = file.name if file.name not in digests else f"{MODALITY_NAMES[modality]}/{file.name}"
+        digests[name] = sha256(file)
+    return digests
+
+
+def label_source(sources: Sequence[FeatureSource]) -> FeatureSource:
+    """The first source that has labels and speakers. All others must have the same dialogues and labels."""
     labelled = [s for s in sources if s.labels and s.speakers]
     if not labelled:
         raise CorpusError(f"{sources[0]}: has no labels and speakers, only features: name the file of labels with it")
-    base = labelled[0]
     for source in sources:
-        if missing := base.dialogues ^ source.dialogues:
-            first = min(missing, key=_natural)
-            has, lacks = (base, source) if first in base.dialogues else (source, base)
+        if missing := labelled[0].dialogues ^ source.dialogues:
+            first = min(missing, key=natural_order)
+            has, lacks = (labelled[0], source) if first in labelled[0].dialogues else (source, labelled[0])
             raise CorpusError(
                 f"dialogue {first} is in {has} and not in {lacks} (and {len(missing) - 1} more such): "
                 "name files of the same data set"
             )
     for source in labelled[1:]:
-        _same_labels(base, source)
-    return base
+        _check_same_labels(labelled[0], source)
+    return labelled[0]
 
 
-def _same_labels(base: Source, other: Source) -> None:
-    for key in sorted(base.labels, key=_natural):
+def _check_same_labels(base: FeatureSource, other: FeatureSource) -> None:
+    for key in sorted(base.labels, key=natural_order):
         one, two = (label_numbers(s.labels[key], s.dataset, f"{s}: label of dialogue {key}") for s in (base, other))
         if one != two:
             i = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
@@ -160,33 +169,24 @@ def _same_labels(base: Source, other: Source) -> None:
             )
 
 
-def _natural(key: str) -> tuple[int, int, str]:
-    """Numbers by size, before names by alphabet."""
-    return (0, int(key), "") if key.isdecimal() and len(key) <= _MAX_DIGITS else (1, 0, key)
-
-
-# Dialogues.
-
-
-def _frame(base: Source, sources: Sequence[Source], options: ImportOptions, notes: dict[str, Any]) -> _Frame:
-    splits = _splits(base, sources, options, notes)
-    ids = tuple(sorted(base.labels, key=_natural)) if base.layout not in ("table", "J", "J1") else tuple(base.labels)
-    lengths = {key: item_count(base.labels[key]) for key in ids}
-    for key, length in lengths.items():
-        _check_lengths(base, key, length)
-    labels = [label_numbers(base.labels[key], base.dataset, f"{base}: label of dialogue {key}") for key in ids]
-    speakers = [speaker_numbers(base.speakers[key], f"{base}: speaker of dialogue {key}") for key in ids]
-    return _Frame(
+def _index(source: FeatureSource, splits: Mapping[str, int]) -> DialogueIndex:
+    """Dialogues in the order of a table or of JSON files, those of pickles by id."""
+    ids = tuple(source.labels) if source.ordered else tuple(sorted(source.labels, key=natural_order))
+    for key in ids:
+        _check_lengths(source, key, item_count(source.labels[key]))
+    labels = [label_numbers(source.labels[key], source.dataset, f"{source}: label of dialogue {key}") for key in ids]
+    speakers = [speaker_numbers(source.speakers[key], f"{source}: speaker of dialogue {key}") for key in ids]
+    return DialogueIndex(
         ids=ids,
         label=np.concatenate([np.array(part, np.int64) for part in labels]),
         speaker=np.concatenate([np.array(part, np.int64) for part in speakers]),
         offset=np.cumsum([0, *(len(part) for part in labels)], dtype=np.int64),
         split=np.array([splits[key] for key in ids], np.int64),
-        where=str(base),
+        source=source,
     )
 
 
-def _check_lengths(source: Source, key: str, length: int | None) -> None:
+def _check_lengths(source: FeatureSource, key: str, length: int | None) -> None:
     """Speakers, sentences and utterance ids must be as many as labels."""
     if not length:
         raise CorpusError(f"{source}: dialogue {key} has no list of labels, or an empty one: leave the dialogue out")
@@ -203,52 +203,7 @@ def _check_lengths(source: Source, key: str, length: int | None) -> None:
         )
 
 
-def _splits(base: Source, sources: Sequence[Source], options: ImportOptions, notes: dict[str, Any]) -> dict[str, int]:
-    """Dialogue → number of its split. A source that names validation dialogues wins over one that does not."""
-    named = [s for s in sources if s.splits]
-    if not named:
-        raise CorpusError(f"{base}: says nothing of train and test, but it must: name the file that does with it")
-    source = next((s for s in named if "valid" in s.splits), named[0])
-    found: dict[str, int] = {}
-    for split, ids in source.splits.items():
-        for key in ids:
-            if key in found:
-                raise CorpusError(
-                    f"{source}: dialogue {key} is in {SPLITS[found[key]]} and in {split}, but must be in one: correct it"
-                )
-            found[key] = SPLITS.index(split)
-    if source.dataset is MELD and MELD_GONE not in base.labels:
-        found.pop(MELD_GONE, None)
-    if missing := base.labels.keys() ^ found.keys():
-        key = min(missing, key=_natural)
-        problem = "is in no split" if key in base.labels else "is in a split, but has no utterances"
-        raise CorpusError(
-            f"{source}: dialogue {key} {problem} (and {len(missing) - 1} more such): correct the ids of the splits"
-        )
-    if "valid" not in source.splits:
-        _add_valid(found, source, options, notes)
-    return found
-
-
-def _add_valid(found: dict[str, int], source: Source, options: ImportOptions, notes: dict[str, Any]) -> None:
-    """Validation dialogues out of train: MELD's own by number, or whole dialogues drawn by a seed."""
-    train = sorted((key for key, split in found.items() if split == 0), key=_natural)
-    valid = [key for key in train if source.dataset is MELD and _natural(key)[1] in MELD_VALID]
-    if not valid:
-        if len(train) < 2:
-            raise CorpusError(
-                f"{source}: has {len(train)} train dialogues, but two are needed to choose validation from"
-            )
-        drawn = np.random.default_rng(options.carve_seed).permutation(len(train))
-        valid = [train[i] for i in drawn[: min(max(1, round(options.valid_fraction * len(train))), len(train) - 1)]]
-        notes.update(valid_fraction=options.valid_fraction, carve_seed=options.carve_seed)
-    found.update(dict.fromkeys(valid, SPLITS.index("valid")))
-
-
-# Features.
-
-
-def _source_of(modality: str, sources: Sequence[Source]) -> Source | None:
+def _source_of(modality: str, sources: Sequence[FeatureSource]) -> FeatureSource | None:
     """Where a modality is taken from: of several sources the one with the fewest modalities, as its maker meant that one."""
     having = sorted((s for s in sources if modality in s.features), key=lambda s: len(s.features))
     if len(having) > 1 and len(having[0].features) == len(having[1].features):
@@ -258,22 +213,25 @@ def _source_of(modality: str, sources: Sequence[Source]) -> Source | None:
     return having[0] if having else None
 
 
-def _of_dialogues(source: Source, modality: str, frame: _Frame, options: ImportOptions) -> np.ndarray:
+def _of_dialogues(source: FeatureSource, modality: str, index: DialogueIndex, options: ImportOptions) -> np.ndarray:
     """Features by dialogue → [N, width] float32."""
     layers = source.features[modality]
     if len(layers) > 1 and options.text_layers == "first":
         layers = layers[:1]
-    lengths = np.diff(frame.offset)
+    lengths = np.diff(index.offset)
     for layer in layers:
-        for key, length in zip(frame.ids, lengths, strict=True):
-            _check_count(source, modality, layer, key, int(length))
-    width = width_of(layers[0][frame.ids[0]], _where(source, modality, frame.ids[0]))
+        for key, length in zip(index.ids, lengths, strict=True):
+            count = item_count(layer[key]) if key in layer else None
+            if count != length:
+                where = _where(source, modality, key)
+                raise CorpusError(f"{where}: has {count or 'no'} vectors, but {length} labels: extract it again")
+    width = width_of(layers[0][index.ids[0]], _where(source, modality, index.ids[0]))
     columns = width * len(layers) if options.text_layers == "concat" else width
-    flat, copied = np.empty((len(frame.label), columns), np.float32), 0
+    flat, copied = np.empty((len(index.label), columns), np.float32), 0
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is infinite, and refused as such
-        for key, start, end in zip(frame.ids, frame.offset, frame.offset[1:], strict=False):
+        for key, start, end in zip(index.ids, index.offset, index.offset[1:], strict=False):
             values = [layer[key] for layer in layers]
-            _combine(flat[start:end], values, width, _where(source, modality, key))
+            fill_layers(flat[start:end], values, width, _where(source, modality, key))
             copied += 8 * (end - start) * width * len(layers)
             if copied > _DROP:
                 copied = 0
@@ -281,34 +239,13 @@ def _of_dialogues(source: Source, modality: str, frame: _Frame, options: ImportO
     return flat
 
 
-def _combine(rows: np.ndarray, layers: Sequence[Any], width: int, where: str) -> None:
-    """Write a dialogue's layers into its rows: side by side where they are wide enough, else their mean."""
-    if rows.shape[1] == width * len(layers):
-        for i, layer in enumerate(layers):
-            fill(rows[:, i * width : (i + 1) * width], layer, where)
-        return
-    total, part = np.zeros(rows.shape), np.empty(rows.shape)
-    for layer in layers:
-        fill(part, layer, where)
-        total += part
-    rows[:] = total / len(layers)
-
-
-def _check_count(source: Source, modality: str, layer: Values, key: str, length: int) -> None:
-    count = item_count(layer[key]) if key in layer else None
-    if count != length:
-        raise CorpusError(
-            f"{_where(source, modality, key)}: has {count or 'no'} vectors, but {length} labels: extract it again"
-        )
-
-
-def _where(source: Source, modality: str, key: str) -> str:
+def _where(source: FeatureSource, modality: str, key: str) -> str:
     return f"{source}: {MODALITY_NAMES[modality]} of dialogue {key}"
 
 
-def _of_rows(file: Path, frame: _Frame, order: np.ndarray | None) -> np.ndarray:
+def _of_rows(file: Path, index: DialogueIndex, order: np.ndarray | None) -> np.ndarray:
     """Features in order of rows → [N, width] float32. Where they are by split, a split's rows follow its dialogues' order."""
-    row_split = np.repeat(frame.split, np.diff(frame.offset))
+    row_split = np.repeat(index.split, np.diff(index.offset))
     rows = {split: int((row_split == i).sum()) for i, split in enumerate(SPLITS)}
     parts = row_features(file, rows)
     source_row = np.arange(len(row_split)) if order is None else order
@@ -320,21 +257,22 @@ def _of_rows(file: Path, frame: _Frame, order: np.ndarray | None) -> np.ndarray:
     return flat
 
 
-def _stand_in(base: Source, frame: _Frame, modality: str, seed: int) -> np.ndarray:
-    if modality == "l" or base.dataset not in (MELD, IEMOCAP):
+def _simulated(index: DialogueIndex, modality: str, seed: int) -> np.ndarray:
+    dataset = index.source.dataset
+    if modality == "l" or dataset not in (MELD, IEMOCAP):
         raise CorpusError(
-            f"{base}: {MODALITY_NAMES[modality]} features cannot be simulated for {base.dataset.name}, only audio and visual "
-            "ones of MELD and IEMOCAP: use `lfvd simulate`"
+            f"{index.source}: {MODALITY_NAMES[modality]} features cannot be simulated for {dataset.name}, only audio and "
+            "visual ones of MELD and IEMOCAP: use `lfvd simulate`"
         )
-    return stand_in(frame.label, like="meld" if base.dataset is MELD else "iemocap", modality=modality, seed=seed)
+    return synthetic_features(index.label, like="meld" if dataset is MELD else "iemocap", modality=modality, seed=seed)
 
 
-def _finite(flat: np.ndarray, modality: str, frame: _Frame, options: ImportOptions) -> int:
+def _zero_bad_values(flat: np.ndarray, modality: str, index: DialogueIndex, options: ImportOptions) -> int:
     """How many values are NaN or infinite; they are set to 0, or refused."""
     bad = np.flatnonzero(~np.isfinite(flat).all(axis=1))
     if bad.size and not options.nan_to_zero:
         raise CorpusError(
-            f"{frame.where}: {MODALITY_NAMES[modality]} features of {frame.name(bad[0])} are NaN or infinite "
+            f"{index.source}: {MODALITY_NAMES[modality]} features of {index.name(bad[0])} are NaN or infinite "
             f"(and of {len(bad) - 1} more utterances), but must be finite: correct them, or say --nan-to-zero"
         )
     count = 0
@@ -345,20 +283,15 @@ def _finite(flat: np.ndarray, modality: str, frame: _Frame, options: ImportOptio
     return count
 
 
-def _sentences(sources: Sequence[Source], frame: _Frame) -> pd.DataFrame:
+def _sentences(sources: Sequence[FeatureSource], index: DialogueIndex) -> pd.DataFrame:
     source = next((s for s in sources if s.sentences), None)
     rows: list[tuple[str, int, str]] = []
     if source is not None:
-        for key, length in zip(frame.ids, np.diff(frame.offset), strict=True):
-            found = _checked_texts(source, key, int(length))
+        for key, length in zip(index.ids, np.diff(index.offset), strict=True):
+            found = texts(source.sentences.get(key, ()), f"{source}: sentence of dialogue {key}")
+            if len(found) != length:
+                raise CorpusError(
+                    f"{source}: dialogue {key} has {len(found)} sentences, but {length} labels: one of each is needed"
+                )
             rows += [(key, position, repaired(text)) for position, text in enumerate(found)]
     return pd.DataFrame(rows, columns=["dialogue", "position", "sentence"])
-
-
-def _checked_texts(source: Source, key: str, length: int) -> list[str]:
-    found = texts(source.sentences.get(key, ()), f"{source}: sentence of dialogue {key}")
-    if len(found) != length:
-        raise CorpusError(
-            f"{source}: dialogue {key} has {len(found)} sentences, but {length} labels: one of each is needed"
-        )
-    return found

@@ -8,10 +8,9 @@ from typing import Any
 
 from lfvd.data.corpus import CorpusError
 from lfvd.data.importers.datasets import IEMOCAP, MELD
-from lfvd.data.importers.source import Source, Values, by_dialogue, dialogue_id, kind
+from lfvd.data.importers.source import FeatureSource, Values, by_dialogue, dialogue_id, kind
 
 _SPLITS = {"train": "train", "dev": "valid", "valid": "valid", "val": "valid", "test": "test"}
-_ITEMS = {"labels": "labels", "speakers": "speakers", "sentence": "sentences"}
 _FEATURES = {"text": "l", "audio": "a", "visual": "v"}
 MODALITY_FILES = {"text": "l", "language": "l", "audio": "a", "visual": "v", "video": "v"}
 """How the file of one modality begins, in lower case → modality."""
@@ -22,9 +21,9 @@ def is_split_dict(value: Any) -> bool:
     return isinstance(value, dict) and {"train", "test"} <= set(value) <= set(_SPLITS)
 
 
-def split_dict_source(value: Mapping[str, Any], file: Path) -> Source:
+def split_dict_source(value: Mapping[str, Any], file: Path) -> FeatureSource:
     """C: each dialogue a dict with vid, speakers, labels, audio, visual, text, sentence. Raises CorpusError."""
-    found: dict[str, Values] = {name: {} for name in (*_ITEMS, *_FEATURES)}
+    found: dict[str, Values] = {name: {} for name in ("labels", "speakers", "sentence", *_FEATURES)}
     splits: dict[str, tuple[str, ...]] = {}
     for split, dialogues in value.items():
         if not isinstance(dialogues, list | tuple):
@@ -41,14 +40,16 @@ def split_dict_source(value: Mapping[str, Any], file: Path) -> Source:
                     found[name][key] = dialogue[name]
         if ids or _SPLITS[split] != "valid":
             splits[_SPLITS[split]] = tuple(ids)
-    return Source(
+    return FeatureSource(
         layout="C",
         why="a dict of train and test, each a list of dialogues",
         files=(file,),
         dataset=MELD if all(i.isdecimal() for i in found["labels"]) else IEMOCAP,
         features={m: (found[name],) for name, m in _FEATURES.items() if found[name]},
         splits=splits,
-        **{field: found[name] for name, field in _ITEMS.items()},
+        labels=found["labels"],
+        speakers=found["speakers"],
+        sentences=found["sentence"],
     )
 
 
@@ -63,7 +64,7 @@ def _vid(dialogue: Any, where: str) -> str:
     return dialogue_id(dialogue["vid"], where)
 
 
-def feature_source(value: Any, file: Path, modality: str | None = None) -> Source:
+def feature_source(value: Any, file: Path, modality: str | None = None) -> FeatureSource:
     """E: dialogue id → vectors of one modality, told by the file's name where `modality` is not given. Raises CorpusError."""
     named = next((m for start, m in MODALITY_FILES.items() if file.name.lower().startswith(start)), None)
     chosen = modality or named
@@ -74,7 +75,7 @@ def feature_source(value: Any, file: Path, modality: str | None = None) -> Sourc
     values = by_dialogue(value, str(file))
     if not values:
         raise CorpusError(f"{file}: is an empty dict, but must hold dialogues: fetch it again")
-    return Source(
+    return FeatureSource(
         layout="E",
         why=f"a dict by dialogue, {'given as' if modality else 'named as'} {['language', 'audio', 'visual']['lav'.index(chosen)]}",
         files=(file,),

@@ -16,13 +16,13 @@ import numpy as np
 from lfvd.data.corpus import CorpusError
 from lfvd.data.importers.datasets import Dataset, dataset_of
 from lfvd.data.importers.pickles import json_items, load_pickle
-from lfvd.data.importers.source import Source, Values, kind
+from lfvd.data.importers.source import FeatureSource, Values, kind
 from lfvd.data.importers.stand_ins import short_repr
 
 _SPLITS = {"train": "train", "dev": "valid", "valid": "valid", "test": "test"}
 
 
-def json_source(files: tuple[Path, ...]) -> Source:
+def json_source(files: tuple[Path, ...]) -> FeatureSource:
     """The files of the splits as one source. Raises CorpusError for what is broken, unknown or misshapen."""
     files = tuple(sorted(files, key=lambda file: list(_SPLITS).index(_split(file))))
     for one, two in pairwise(files):
@@ -41,7 +41,7 @@ def json_source(files: tuple[Path, ...]) -> Source:
         splits[_SPLITS[split]] = tuple(ids)
     dataset, labels = _labels(parts["label"], names, files[0])
     modalities = [m for m in "lav" if parts[m]]
-    return Source(
+    return FeatureSource(
         layout="J" if len(modalities) > 1 else "J1",
         why=f"JSON, `cls` of {len(modalities)} part{'s' * (len(modalities) > 1)}, labels by {vocabulary.name if names else 'name'}",
         files=(*files, vocabulary) if names else files,
@@ -51,6 +51,7 @@ def json_source(files: tuple[Path, ...]) -> Source:
         sentences=parts["text"],
         features={m: (parts[m],) for m in modalities},
         splits=splits,
+        ordered=True,
     )
 
 

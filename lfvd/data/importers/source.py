@@ -1,7 +1,7 @@
 """The form that every layout is brought into before corpora are made of it, and readers of the values that layouts share.
 
 A dialogue's features are an (n, width) array or a list of n vectors; they stay as the file has them, views of the mapped file
-where possible, until `fill` copies them into rows of the corpus. Shape legend: lfvd.data.batch.
+where possible, until `fill_layers` copies them into rows of the corpus. Shape legend: lfvd.data.batch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Values = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class FeatureSource:
     """What one file, or a few that belong together, hold; an empty dict where they hold nothing of the kind."""
 
     layout: str
@@ -43,9 +43,13 @@ class Source:
     """Modality → its layers, one or the four of a RoBERTa."""
     splits: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """train, valid, test → dialogue ids; without valid where the file names none."""
+    folder: Path | None = None
+    """Named in place of the files, where the user named it."""
+    ordered: bool = False
+    """Whether dialogues keep their order; without it they are sorted by id."""
 
     def __str__(self) -> str:
-        return str(self.files[0])
+        return str(self.folder or self.files[0])
 
     @property
     def dialogues(self) -> set[str]:
@@ -111,7 +115,7 @@ def item_count(value: Any) -> int | None:
     return len(value) if isinstance(value, list | tuple) else None
 
 
-def fill(rows: np.ndarray, value: Any, where: str) -> None:
+def _fill(rows: np.ndarray, value: Any, where: str) -> None:
     """Copy a dialogue's features, numbers of any type, into `rows` [n, width]. Raises CorpusError naming the utterance that differs."""
     width = rows.shape[1]
     if isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] == width and value.dtype.kind in "fiub":
@@ -124,6 +128,19 @@ def fill(rows: np.ndarray, value: Any, where: str) -> None:
                 f"{where}, utterance {i}: is {len(vector)} wide, but others are {width}: use one extractor for all"
             )
         rows[i] = vector
+
+
+def fill_layers(rows: np.ndarray, layers: Sequence[Any], width: int, where: str) -> None:
+    """Write a dialogue's layers into its rows: side by side where they are wide enough, else their mean."""
+    if rows.shape[1] == width * len(layers):
+        for i, layer in enumerate(layers):
+            _fill(rows[:, i * width : (i + 1) * width], layer, where)
+        return
+    total, part = np.zeros(rows.shape), np.empty(rows.shape)
+    for layer in layers:
+        _fill(part, layer, where)
+        total += part
+    rows[:] = total / len(layers)
 
 
 def width_of(value: Any, where: str) -> int:

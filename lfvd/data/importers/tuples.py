@@ -12,7 +12,7 @@ from typing import Any
 
 from lfvd.data.corpus import CorpusError
 from lfvd.data.importers.datasets import IEMOCAP, MELD, Dataset
-from lfvd.data.importers.source import Source, Values, by_dialogue, id_list, kind
+from lfvd.data.importers.source import FeatureSource, Values, by_dialogue, id_list, kind
 
 _ROBERTA = ("text", "text2", "text3", "text4")
 LAYOUTS: dict[str, tuple[str, ...]] = {
@@ -41,7 +41,7 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
 """Layout → its items; `sentiments` and `more` are not read."""
 
 
-def tuple_source(value: Sequence[Any], file: Path) -> Source:
+def tuple_source(value: Sequence[Any], file: Path) -> FeatureSource:
     """A tuple or list of a known length. Raises CorpusError for another length and for items that are not what they should be."""
     layout, why = _recognised(value, file)
     named = dict(zip(LAYOUTS[layout], value, strict=True))
@@ -51,7 +51,7 @@ def tuple_source(value: Sequence[Any], file: Path) -> Source:
 
     dataset = _dataset(named["labels"], file)
     features = {"l": tuple(read(n) for n in _ROBERTA if n in named), "a": (read("audio"),), "v": (read("visual"),)}
-    return Source(
+    return FeatureSource(
         layout=layout,
         why=f"{why}, {'whole numbers' if dataset is MELD else 'text'} for dialogue ids: {dataset.name}",
         files=(file,),

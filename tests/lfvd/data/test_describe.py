@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lfvd.data.corpus import Corpus
 from lfvd.data.describe import describe, warnings
-from lfvd.data.importers import import_meld
+from lfvd.data.importers import ImportOptions, import_files
 from lfvd.data.simulate import simulate
 
 
@@ -111,7 +111,8 @@ def test_warnings(corpus):
 
 
 def test_real_meld(meld_folder):
-    corpus, _ = import_meld(meld_folder, features={"l": meld_folder / "minilm.npz", "a": "simulated"})
+    features = {"l": str(meld_folder / "minilm.npz"), "a": "simulated"}
+    corpus, *_ = import_files([meld_folder], ImportOptions(features=features))
     text = printed(corpus, width=80)
     assert warnings(corpus) == []
     assert row(text, "utterances") == ["9,989", "1,109", "2,610", "13,708"]

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 from lfvd.data.corpus import SPLITS, Corpus, CorpusError
-from lfvd.data.simulate import LIKENESS, simulate, stand_in
+from lfvd.data.simulate import STATISTICS, simulate, synthetic_features
 from tests.helpers import ROOT
 
 NARROW = {"l": 64, "a": 32, "v": 32}
@@ -72,7 +72,7 @@ def test_counts_are_the_published_ones(like, seed):
         assert len(corpus.indices(split)) == dialogues
         assert total in (None, utterances(corpus, split).sum())
     assert len(corpus.label) == {"meld": 13708, "iemocap": 7433}[like]
-    *learned, tested = [np.array(classes) for _, classes in LIKENESS[like].blocks]
+    *learned, tested = [np.array(classes) for _, classes in STATISTICS[like].blocks]
     np.testing.assert_array_equal(np.bincount(corpus.label[utterances(corpus, "test")]), tested)
     np.testing.assert_array_equal(np.bincount(corpus.label[~utterances(corpus, "test")]), sum(learned))
 
@@ -125,7 +125,7 @@ def test_narrow_probes_order_the_modalities_and_profit_from_context(like):
 @pytest.mark.parametrize("like", LIKES)
 @pytest.mark.parametrize("modality", ["l", "a", "v"])
 def test_probes_meet_table_4(like, modality):
-    width = LIKENESS[like].widths[modality]
+    width = STATISTICS[like].widths[modality]
     corpora = [simulate(like, seed=seed, widths={modality: width}) for seed in range(3)]
     scores = [probe(corpus, corpus.features[modality]) for corpus in corpora]
     assert abs(np.mean(scores) - TABLE4[like][modality]) < 1.5
@@ -188,7 +188,7 @@ def test_any_size_is_a_whole_corpus(like, seed, dialogues):
     real = [dialogues_of_split for dialogues_of_split, _ in PUBLISHED[like]]
     np.testing.assert_allclose(counts, np.array(real) * dialogues / sum(real), atol=2)
     length = np.diff(corpus.offset)
-    assert length.max() <= LIKENESS[like].lengths[-1][1]
+    assert length.max() <= STATISTICS[like].lengths[-1][1]
     for start, end in zip(corpus.offset, corpus.offset[1:], strict=False):
         seen = list(dict.fromkeys(corpus.speaker[start:end].tolist()))
         assert seen == list(range(len(seen)))
@@ -215,7 +215,7 @@ def test_full_size_takes_seconds():
 def test_stand_in_shows_the_labels():
     """Rows of one class share a mean, unlabelled rows have none, and every feature has a variance of about one."""
     label = np.repeat([0, 1, -1], 4000)
-    x = stand_in(label, like="iemocap", modality="l", seed=0, width=40)
+    x = synthetic_features(label, like="iemocap", modality="l", seed=0, width=40)
     assert x.dtype == np.float32
     mean = [np.linalg.norm(x[label == c].mean(axis=0)) for c in (0, 1, -1)]
     assert min(mean[:2]) > 2 * mean[2]

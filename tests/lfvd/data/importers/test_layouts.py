@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lfvd.data.corpus import SPLITS, Corpus, CorpusError
-from lfvd.data.importers import IEMOCAP_CLASSES, MELD_CLASSES, ImportOptions, import_files, import_meld
+from lfvd.data.importers import IEMOCAP_CLASSES, MELD_CLASSES, ImportOptions, import_files
 from lfvd.data.importers.pickles import UnsafePickleError
 from tests.helpers.layouts import DUMPS, IEMOCAP_LAYOUTS, LAYOUTS, MELD_IDS, TRUE_WIDTHS, Invented, invented, write
 
@@ -193,7 +193,7 @@ def test_reason_is_said(tmp_path):
 
 def test_real_pickle_gives_the_corpus_of_the_csvs(meld_folder):
     features = {"l": str(meld_folder / "minilm.npz"), "a": "simulated"}
-    expected, expected_sentences = import_meld(meld_folder, features=features)
+    expected, expected_sentences = read([meld_folder], features=features)[:2]
     corpus, sentences, found = read([meld_folder / "cosmic_meld.pkl"], features=features)
     assert "layout M7" in found[0]
     assert corpus.content_hash() == expected.content_hash()
