@@ -14,6 +14,8 @@ lfvd predict runs/demo --data data/demo.safetensors --split test --out predictio
 
 from __future__ import annotations
 
+import os
+import platform
 import shlex
 import sys
 from collections.abc import Sequence
@@ -49,16 +51,20 @@ CorpusOut = Annotated[Path, typer.Option("--out", metavar="FILE", help="Corpus t
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 training diverged, 2 bad input (one sentence on stderr), 130 interrupted."""
     print_warnings("lfvd")
+    if os.name != "posix":
+        print_error(f"needs Linux or macOS, but this is {platform.system()}: use WSL or a container")
+        sys.exit(2)
     try:
         app(args=None if argv is None else list(argv), prog_name="lfvd")
     except InputError as error:
-        _complain(str(error))
+        print_error(str(error))
     except OSError as error:
-        _complain(f"{error.filename2 or error.filename}: {error.strerror}: check the path, its rights and the disk")
+        print_error(f"{error.filename2 or error.filename}: {error.strerror}: check the path, its rights and the disk")
     sys.exit(2)
 
 
-def _complain(text: str) -> None:
+def print_error(text: str) -> None:
+    """One line on stderr."""
     print(f"lfvd: {text}", file=sys.stderr)
 
 
@@ -129,9 +135,9 @@ def simulate(
 ) -> None:
     """Make a simulated corpus with the statistics of a real one."""
     _check_out(out)
-    from lfvd.data.simulate import simulate as make
+    from lfvd.data import simulate as simulation
 
-    corpus = make(like, seed=seed, dialogues=dialogues).save(out)
+    corpus = simulation.simulate(like, seed=seed, dialogues=dialogues).save(out)
     out.with_suffix(".parquet").unlink(missing_ok=True)  # sentences of what lay there before
     _say_written(corpus, out)
 
@@ -142,14 +148,9 @@ def _check_out(out: Path) -> None:
 
 
 def _say_written(corpus: Corpus, *files: Path) -> None:
-    print(f"wrote {' and '.join(map(str, files))}: {_data_line(corpus)}")
+    info, counts = corpus.info, f"{len(corpus.info.dialogues)} dialogues, {len(corpus.label)} utterances"
+    print(f"wrote {' and '.join(map(str, files))}: {info.name}, {counts}{_simulated(corpus)}")
     print(f"next: lfvd describe {shlex.quote(str(files[0]))}")
-
-
-def _data_line(corpus: Corpus) -> str:
-    """`MELD, 1432 dialogues, 13708 utterances; SIMULATED: audio, visual`."""
-    info = corpus.info
-    return f"{info.name}, {len(info.dialogues)} dialogues, {len(corpus.label)} utterances{_simulated(corpus)}"
 
 
 def _simulated(corpus: Corpus) -> str:
@@ -175,7 +176,7 @@ def _print_tables(corpus: Corpus) -> None:
 def train(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or the preset meld or iemocap.")],
     data: DataOption,
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for everything that is learnt.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for the models and results.")],
     seed: Annotated[int | None, typer.Option(help="One seed (default 0).")] = None,
     seeds: Annotated[str | None, typer.Option(metavar="0,1,2", help="Several seeds, for mean and deviation.")] = None,
     set_: Annotated[
@@ -192,19 +193,19 @@ def train(
     numbers = _seeds(seed, seeds)
     corpus = _open(data)
     from lfvd.training.runs import train_seeds
-    from lfvd.training.terminal import Watch, show
+    from lfvd.training.terminal import TrainingProgress, print_summary
     from lfvd.training.trainer import NonFiniteLoss
 
     try:
-        with Watch(numbers, chosen.run.epochs) as watch:
-            summary = train_seeds(chosen, corpus, numbers, out, progress=watch)
+        with TrainingProgress(numbers, chosen.run.epochs) as progress:
+            summary = train_seeds(chosen, corpus, numbers, out, on_epoch=progress)
     except NonFiniteLoss as error:
-        _complain(str(error))
+        print_error(str(error))
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        _complain(f"interrupted: the same command continues from the last whole epoch in {out}")
+        print_error(f"interrupted: the same command continues from the last whole epoch in {out}")
         raise typer.Exit(130) from None
-    show(summary)
+    print_summary(summary)
     print(f"wrote {out}: result.json, confusion_valid.png, curves.png, seed*/model.safetensors")
     print(f"next: lfvd evaluate {shlex.quote(str(out))} --data {shlex.quote(str(data))} --split test")
 
@@ -255,13 +256,13 @@ def _open(path: Path) -> Corpus:
 def _note_other_data(run: Path, corpus: Corpus) -> None:
     """Say on stderr where the corpus is not the one that a run was trained on: allowed, but seldom meant."""
     from lfvd.files import read_yaml
-    from lfvd.training.predictions import data_id
+    from lfvd.training.summary import data_id
 
     file = run / "config.yaml"
     trained = read_yaml(file).get("provenance") or {} if file.is_file() else {}
     if trained.get("fingerprint") not in (None, corpus.fingerprint):
         here = {"data": corpus.info.name, "fingerprint": corpus.fingerprint}
-        _complain(f"note: {run} was trained on {data_id(trained)}, these data are {data_id(here)}")
+        print_error(f"note: {run} was trained on {data_id(trained)}, these data are {data_id(here)}")
 
 
 @app.command()
@@ -269,11 +270,11 @@ def evaluate(run: FolderArgument, data: DataOption, split: SplitOption = "test")
     """Score a run on a split; look at test once, at the end."""
     corpus = _open(data)
     from lfvd.training.runs import evaluate_run
-    from lfvd.training.terminal import show
+    from lfvd.training.terminal import print_summary
 
     summary = evaluate_run(run, corpus, split)
     _note_other_data(run, corpus)
-    show(summary)
+    print_summary(summary)
     print(f"wrote {run / f'{split}.json'} and {run / f'confusion_{split}.png'}")
 
 
@@ -289,8 +290,10 @@ def predict(
     Probabilities are averaged over the run's seeds.
     """
     corpus = _open(data)
-    from lfvd.training.runs import predict_run
+    from lfvd import api
+    from lfvd.training.predictions import write_predictions
 
-    rows = predict_run(run, corpus, split, out, sentences=data.with_suffix(".parquet"))
+    table = api.predict(run, corpus, split, sentences=data.with_suffix(".parquet"))
+    write_predictions(out, table)
     _note_other_data(run, corpus)
-    print(f"wrote {out}: {rows} utterances{_simulated(corpus)}")
+    print(f"wrote {out}: {len(table)} utterances{_simulated(corpus)}")

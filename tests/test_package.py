@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 CHECK = """
+from pathlib import Path
 import lfvd.config, tune.cluster.slurm, tune.plan, tune.published
 assert tune.cluster.slurm.TEMPLATE.is_file()
 assert set(tune.published.published()) == {"iemocap", "meld"}
@@ -21,6 +22,7 @@ for name in ("meld", "iemocap"):
 for name in ("demo", "meld", "meld_text", "iemocap"):
     tune.plan.SearchPlan.from_yaml(name)
 assert (tune.plan.SHIPPED / "plan.schema.json").is_file()
+assert all(Path(m.__file__).with_name("py.typed").is_file() for m in (lfvd, tune))
 """
 
 

@@ -1,11 +1,29 @@
-"""Accuracy, weighted and per-class F1, confusion matrix; all from counts, equal to scikit-learn's."""
+"""Accuracy, weighted and per-class F1, confusion matrix, all from counts, equal to scikit-learn's; names of metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+
+from lfvd.files import InputWarning
+
+Record = dict[str, Any]
+"""Metrics of an epoch by name; lfvd.training.trainer explains each."""
+
+RENAMED = {"train/loss_self": "train/loss_cross_modal", "train/loss_full": "train/loss_supervised"}
+"""Metric names of earlier versions → of today."""
+
+
+def canonical_metrics(record: Mapping[str, Any]) -> Record:
+    """A record with the names of today; an InputWarning tells them where it has old ones."""
+    if not RENAMED.keys().isdisjoint(record):
+        pairs = ", ".join(f"`{old}` is now `{new}`" for old, new in RENAMED.items())
+        warnings.warn(f"records of an earlier version: {pairs}", InputWarning, stacklevel=2)
+    return {RENAMED.get(name, name): value for name, value in record.items()}
 
 
 def confusion_matrix(label: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:

@@ -1,13 +1,12 @@
-"""The rows of predictions.csv, and the words in which tables, figures and errors name their data."""
+"""The table of predictions: one row an utterance. Shape legend: lfvd.data.batch."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lfvd.config import MODALITY_NAMES
 from lfvd.data import UNLABELLED
@@ -15,72 +14,38 @@ from lfvd.data.corpus import Corpus
 from lfvd.files import InputError, atomic_path
 from lfvd.training.evaluation import Evaluation
 
-SPLIT_NAMES = {"train": "train", "valid": "validation", "test": "test"}
+
+def prediction_table(corpus: Corpus, found: Sequence[Evaluation], *, modalities: Sequence[str] = ()) -> pd.DataFrame:
+    """One row an utterance, from the evaluations of one or more seeds: dialogue, position, speaker, label (None if
+    unlabelled), prediction, probability of each class (mean over the seeds), fusion weight of each of `modalities`."""
+    first = found[0]
+    probability = np.mean([each.probability for each in found], axis=0)  # [N', c]
+    dialogue = np.searchsorted(corpus.offset, first.row, side="right") - 1  # [N']
+    classes = np.array([*first.classes, None], dtype=object)
+    return pd.DataFrame(
+        {
+            "dialogue": np.array(corpus.info.dialogues, dtype=object)[dialogue],
+            "position": first.row - corpus.offset[dialogue],
+            "speaker": corpus.speaker[first.row],
+            "label": classes[np.where(first.label == UNLABELLED, len(first.classes), first.label)],
+            "prediction": classes[probability.argmax(1)],
+            **{f"probability/{name}": probability[:, k] for k, name in enumerate(first.classes)},
+            **{f"weight/{MODALITY_NAMES[m]}": first.weight[:, k] for k, m in enumerate(modalities)},
+        }
+    )
 
 
-def widths(of: Mapping[str, int]) -> str:
-    """`language 384 wide, audio 300 wide`."""
-    return ", ".join(f"{MODALITY_NAMES[m]} {width} wide" for m, width in of.items())
+def write_predictions(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table of predictions as CSV, atomically, with six digits."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")
 
 
-def data_id(data: Mapping[str, Any]) -> str:
-    """`MELD 0a1b2c3d4e5f`: a corpus by name and the start of its fingerprint."""
-    return f"{data.get('data')} {str(data.get('fingerprint'))[:12]}"
-
-
-def title(summary: Mapping[str, Any]) -> str:
-    """`MELD, validation split, 5 seeds, SIMULATED: audio, visual`; simulated are those that were simulated in training too."""
-    count = len(summary["seeds"])
-    simulated = simulated_modalities(summary)
-    parts = [summary["data"], f"{SPLIT_NAMES[summary['split']]} split", f"{count} seed{'s' * (count > 1)}"]
-    return ", ".join(parts) + (f"; SIMULATED: {', '.join(simulated)}" if simulated else "")
-
-
-def simulated_modalities(summary: Mapping[str, Any]) -> list[str]:
-    """Modalities that are simulated in the data evaluated on, or in those trained on."""
-    either = {*summary["simulated"], *summary["trained_on"]["simulated"]}
-    return [name for name in MODALITY_NAMES.values() if name in either]
-
-
-def write_predictions(
-    path: str | Path,
-    corpus: Corpus,
-    found: Evaluation,
-    *,
-    modalities: Sequence[str] = (),
-    probability: np.ndarray | None = None,
-    sentences: Mapping[tuple[str, int], str] | None = None,
-) -> None:
-    """Write one row an utterance, atomically: dialogue, position, speaker, label, prediction, probability of each class,
-    fusion weight of each of `modalities`, sentence.
-
-    probability [N', c] takes the place of `found.probability`; an unlabelled utterance has an empty label.
-    """
-    probability = found.probability if probability is None else probability
-    dialogue = np.searchsorted(corpus.offset, found.row, side="right") - 1  # [N']
-    position = found.row - corpus.offset[dialogue]
-    header = ["dialogue", "position", "speaker", "label", "prediction", *(f"probability/{c}" for c in found.classes)]
-    header += [f"weight/{MODALITY_NAMES[m]}" for m in modalities] + ["sentence"] * (sentences is not None)
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        for i, row in enumerate(found.row):
-            key = corpus.info.dialogues[dialogue[i]], int(position[i])
-            label = "" if found.label[i] == UNLABELLED else found.classes[found.label[i]]
-            numbers = [*probability[i], *(found.weight[i] if modalities else ())]
-            text = [] if sentences is None else [sentences.get(key, "")]
-            prediction = found.classes[probability[i].argmax()]
-            writer.writerow([*key, corpus.speaker[row], label, prediction, *(f"{x:.6f}" for x in numbers), *text])
-
-
-def read_sentences(path: str | Path) -> dict[tuple[str, int], str]:
-    """(dialogue, position) → sentence. Raises InputError where the file is not such a parquet."""
-    import pandas as pd
-
+def read_sentences(path: str | Path) -> pd.DataFrame:
+    """Columns dialogue, position, sentence. Raises InputError where the file is not such a parquet."""
     try:
-        frame = pd.read_parquet(path, columns=["dialogue", "position", "sentence"])
+        table = pd.read_parquet(path, columns=["dialogue", "position", "sentence"])
+        return table.astype({"dialogue": str, "position": int}).drop_duplicates(["dialogue", "position"], keep="last")
     except Exception as error:  # pyarrow raises a different kind for each way a file can be broken
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: is not a parquet of sentences ({reason}): import the data again") from None
-    rows = zip(frame["dialogue"].astype(str), frame["position"].astype(int), frame["sentence"], strict=True)
-    return {(dialogue, position): sentence for dialogue, position, sentence in rows}

@@ -1,4 +1,4 @@
-"""The folder of `lfvd train`, and what is read from it again.
+"""The folder of `lfvd train`: written seed by seed, read again to evaluate and to predict.
 
     config.yaml            exactly what ran, and on which data
     result.json            validation scores of each seed's best epoch, their mean and sample standard deviation
@@ -7,7 +7,7 @@
     seed<k>/checkpoint.pt      written each epoch: the same command continues from it; may go once the seed is finished
     seed<k>/epochs.jsonl       one record an epoch; lfvd.training.trainer explains the names
     seed<k>/predictions.csv    validation split, best epoch
-    seed<k>/model.safetensors  weights of the best epoch; written last, so its presence says that the seed is finished
+    seed<k>/model.safetensors  weights of the best epoch; written last: where it is, the seed is finished
     <split>.json, confusion_<split>.png    written by `lfvd evaluate`
 
 All scores are in 0..1.
@@ -32,27 +32,26 @@ from lfvd.data.corpus import Corpus
 from lfvd.files import InputError, atomic_path, read_yaml, write_text
 from lfvd.models.build import build_model
 from lfvd.models.lfvd import LFVD
-from lfvd.training import predictions
+from lfvd.training.checkpoint import TrainResult, read_result
 from lfvd.training.environment import configure_precision, pick_device, run_info
 from lfvd.training.evaluation import Evaluation, evaluate
-from lfvd.training.metrics import confusion_matrix
-from lfvd.training.trainer import NonFiniteLoss, Record, TrainResult, check_fit, read_result, train
+from lfvd.training.metrics import Record, canonical_metrics
+from lfvd.training.predictions import prediction_table, write_predictions
+from lfvd.training.summary import Summary, data_id, format_widths, headline, seed_scores, summarise
+from lfvd.training.trainer import NonFiniteLoss, check_fit, train
 
-Progress = Callable[[int, list[Record]], None]
+OnEpoch = Callable[[int, list[Record]], None]
 """Called with a seed and all its epochs' records so far: when the seed begins, and after each epoch."""
-
-Summary = dict[str, Any]
-"""Content of result.json and <split>.json: `data`, `split`, `seeds` → {best_epoch, scores, by_length, confusion, …},
-and `mean`, `std` (None for a single seed) of scores and by_length over the seeds."""
 
 FORMAT = "lfvd-model"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The finished seeds of a run's folder."""
+    """The finished seeds of a run."""
 
-    folder: Path
+    name: str
+    """Its folder, or how errors name a run that has none."""
     config: Config
     classes: tuple[str, ...]
     widths: dict[str, int]
@@ -62,26 +61,37 @@ class Run:
     seeds: dict[int, dict[str, Any]]
     """Seed → its validation scores and run_info, as in result.json."""
     models: dict[int, LFVD]
-    """Seed → model with the weights of the best epoch, on the CPU."""
+    """Seed → model with the weights of the best epoch."""
 
-    def check(self, corpus: Corpus) -> None:
-        """Raises InputError where the corpus has other classes or widths than the run, CorpusError without a modality."""
+    def evaluate(self, corpus: Corpus, split: str) -> dict[int, Evaluation]:
+        """Predictions of each seed's model for a split.
+
+        Raises InputError where the corpus has other classes or widths than the run, CorpusError without a modality.
+        """
         if corpus.info.classes != self.classes:
             here, there = ", ".join(corpus.info.classes), ", ".join(self.classes)
             raise InputError(
-                f"{self.folder}: was trained on the classes {there}, but the corpus {corpus.info.name} has {here}: "
+                f"{self.name}: was trained on the classes {there}, but the corpus {corpus.info.name} has {here}: "
                 "name the data that it was trained on"
             )
         widths = corpus.widths(list(self.widths))
         if widths != self.widths:
             raise InputError(
-                f"{self.folder}: was trained on features {predictions.widths(self.widths)}, but the corpus "
-                f"{corpus.info.name} has {predictions.widths(widths)}: name data imported from the same features"
+                f"{self.name}: was trained on features {format_widths(self.widths)}, but the corpus "
+                f"{corpus.info.name} has {format_widths(widths)}: name data imported from the same features"
             )
+        torch.set_num_threads(self.config.run.threads)
+        configure_precision(self.config.run.precision)
+        device = self.device()
+        return {seed: evaluate(model.to(device), corpus, split, device=device) for seed, model in self.models.items()}
+
+    def device(self) -> torch.device:
+        """Where to predict: a run trained on the CPU gives its own numbers again there; others take what there is."""
+        return pick_device("cpu" if self.config.run.device == "cpu" else "auto")
 
 
 def train_seeds(
-    config: Config, corpus: Corpus, seeds: Sequence[int], out: str | Path, *, progress: Progress | None = None
+    config: Config, corpus: Corpus, seeds: Sequence[int], out: str | Path, *, on_epoch: OnEpoch | None = None
 ) -> Summary:
     """Train each seed that the folder does not hold finished, and sum up all that it then holds (module docstring).
 
@@ -90,32 +100,30 @@ def train_seeds(
     """
     check_fit(config, corpus)
     out = Path(out)
-    _claim(out, config, corpus)
+    _claim_folder(out, config, corpus)
     for seed in seeds:
         try:
-            _train_seed(config, corpus, seed, out / f"seed{seed}", progress or (lambda _seed, _history: None))
+            _train_seed(config, corpus, seed, out / f"seed{seed}", on_epoch or (lambda _seed, _history: None))
         except NonFiniteLoss as error:
             raise NonFiniteLoss(f"seed {seed}, {error}") from None
     return _conclude(out)
 
 
-def _claim(out: Path, config: Config, corpus: Corpus) -> None:
+def _claim_folder(out: Path, config: Config, corpus: Corpus) -> None:
     """Write config.yaml, or compare with the one that is there."""
-    file = out / "config.yaml"
+    file, data = out / "config.yaml", _data(config, corpus)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file, but `--out` must be a folder: name another")
     if not file.exists():
-        config.to_yaml(file, provenance=_data(config, corpus))
+        config.to_yaml(file, provenance=data)
         return
     there = Config.from_yaml(file).flat()
-    data = read_yaml(file).get("provenance")
-    if not isinstance(data, dict):
+    other = read_yaml(file).get("provenance")
+    if not isinstance(other, dict):
         raise InputError(f"{file}: has no `provenance`: name another folder, or delete this one")
     words = [f"`{k}` is {there[k]} there, {v} here" for k, v in config.flat().items() if there[k] != v]
-    if data.get("fingerprint") != corpus.fingerprint:
-        words.append(
-            f"the data are {predictions.data_id(data)} there, {predictions.data_id(_data(config, corpus))} here"
-        )
+    if other.get("fingerprint") != corpus.fingerprint:
+        words.append(f"the data are {data_id(other)} there, {data_id(data)} here")
     if words:
         raise InputError(f"{out}: holds another run ({'; '.join(words)}): name another folder, or delete this one")
 
@@ -130,21 +138,21 @@ def _data(config: Config, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def _train_seed(config: Config, corpus: Corpus, seed: int, folder: Path, progress: Progress) -> None:
+def _train_seed(config: Config, corpus: Corpus, seed: int, folder: Path, on_epoch: OnEpoch) -> None:
     checkpoint, epochs = folder / "checkpoint.pt", folder / "epochs.jsonl"
     for half_written in folder.glob(".*.*"):  # by a process that was killed
         half_written.unlink()
     if (folder / "model.safetensors").is_file():
-        progress(seed, read_epochs(epochs))
+        on_epoch(seed, read_epochs(epochs))
         return
     history = read_result(checkpoint).history if checkpoint.is_file() else []
-    progress(seed, history)
+    on_epoch(seed, history)
 
     def report(record: Record) -> None:
         if record["epoch"] > len(history):  # the others come back with the checkpoint
             history.append(record)
             _write_epochs(epochs, history)
-            progress(seed, history)
+            on_epoch(seed, history)
 
     _finish_seed(config, corpus, train(config, corpus, seed, report=report, checkpoint=checkpoint), folder)
 
@@ -152,24 +160,15 @@ def _train_seed(config: Config, corpus: Corpus, seed: int, folder: Path, progres
 def _finish_seed(config: Config, corpus: Corpus, result: TrainResult, folder: Path) -> None:
     """Write what a finished seed leaves, the model last."""
     _write_epochs(folder / "epochs.jsonl", result.history)
-    widths = check_fit(config, corpus)
-    device = pick_device(config.run.device)
-    model = build_model(config, widths, len(corpus.info.classes))
-    model.load_state_dict(result.state)
-    found = evaluate(model.to(device), corpus, "valid", device=device)
-    predictions.write_predictions(folder / "predictions.csv", corpus, found, modalities=model.modalities)
+    run, found = run_of_result(config, corpus, result)
+    write_predictions(folder / "predictions.csv", prediction_table(corpus, [found], modalities=tuple(run.widths)))
     header = {
         "config": config.to_dict(),
-        "classes": corpus.info.classes,
-        "widths": widths,
-        "data": _data(config, corpus),
+        "classes": run.classes,
+        "widths": run.widths,
+        "data": run.data,
         "seed": result.seed,
-        "result": {
-            "best_epoch": result.best_epoch,
-            "epochs": len(result.history),
-            **_scored(found),
-            "run": run_info(device),
-        },
+        "result": run.seeds[result.seed],
     }
     state = {k: v.cpu().contiguous() for k, v in result.state.items()}
     with atomic_path(folder / "model.safetensors") as temporary:
@@ -177,19 +176,28 @@ def _finish_seed(config: Config, corpus: Corpus, result: TrainResult, folder: Pa
         save_file(state, temporary, metadata={FORMAT: json.dumps(header)})
 
 
-def _scored(found: Evaluation) -> dict[str, Any]:
-    known = found.label != UNLABELLED
-    confusion = confusion_matrix(found.label[known], found.prediction[known], len(found.classes))
-    return {
-        "scores": {"loss": found.loss, **found.scores()},
-        "by_length": found.scores_by_length(),
-        "confusion": confusion.tolist(),
-    }
+def run_of_result(config: Config, corpus: Corpus, result: TrainResult) -> tuple[Run, Evaluation]:
+    """A finished training as a run of one seed, and its predictions for the validation split."""
+    widths, device = check_fit(config, corpus), pick_device(config.run.device)
+    model = build_model(config, widths, len(corpus.info.classes))
+    model.load_state_dict(result.state)
+    found = evaluate(model.to(device), corpus, "valid", device=device)
+    numbers = {"best_epoch": result.best_epoch, "epochs": len(result.history), **seed_scores(found)}
+    run = Run(
+        name="this run",
+        config=config,
+        classes=corpus.info.classes,
+        widths=widths,
+        data=_data(config, corpus),
+        seeds={result.seed: {**numbers, "run": run_info(device)}},
+        models={result.seed: model},
+    )
+    return run, found
 
 
 def read_epochs(path: str | Path) -> list[Record]:
     """The records of an epochs.jsonl."""
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    return [canonical_metrics(json.loads(line)) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
 def _write_epochs(path: Path, history: Sequence[Record]) -> None:
@@ -201,40 +209,30 @@ def _conclude(out: Path) -> Summary:
     from lfvd.training import plots
 
     run = load_run(out)
-    summary = _summary(run, run.data, "valid", run.seeds)
+    summary = summarise(run.data, run.data, "valid", run.seeds)
     figures = out / "confusion_valid.png", out / "curves.png"
     file = out / "result.json"
     if file.is_file() and json.loads(file.read_text(encoding="utf-8")) == summary and all(f.is_file() for f in figures):
         return summary
-    _confusion_figure(figures[0], summary, run.classes)
+    _draw_confusion(figures[0], summary, run.classes)
     histories = {seed: read_epochs(out / f"seed{seed}" / "epochs.jsonl") for seed in run.seeds}
     with atomic_path(figures[1]) as temporary:
         best = {seed: each["best_epoch"] for seed, each in run.seeds.items()}
-        plots.curves(temporary, histories, best=best, title=predictions.title(summary))
+        plots.curves(temporary, histories, best=best, title=headline(summary))
     _write_json(file, summary)
     return summary
 
 
-def _confusion_figure(path: Path, summary: Summary, classes: Sequence[str]) -> None:
+def _draw_confusion(path: Path, summary: Summary, classes: Sequence[str]) -> None:
     from lfvd.training import plots
 
     counts = np.sum([each["confusion"] for each in summary["seeds"].values()], axis=0)
     with atomic_path(path) as temporary:
-        plots.confusion(temporary, counts, classes=classes, title=predictions.title(summary))
+        plots.confusion(temporary, counts, classes=classes, title=headline(summary))
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-
-
-def _summary(run: Run, data: Mapping[str, Any], split: str, seeds: Mapping[int, Mapping[str, Any]]) -> Summary:
-    """Results of each seed on a split → with mean and sample standard deviation of every score over the seeds."""
-    summary: Summary = {**data, "trained_on": run.data, "split": split, "mean": {}, "std": {}}
-    for group in ("scores", "by_length"):
-        table = {k: np.array([each[group][k] for each in seeds.values()]) for k in next(iter(seeds.values()))[group]}
-        summary["mean"][group] = {k: float(v.mean()) for k, v in table.items()}
-        summary["std"][group] = {k: float(v.std(ddof=1)) if len(v) > 1 else None for k, v in table.items()}
-    return {**summary, "seeds": {str(seed): dict(each) for seed, each in seeds.items()}}
 
 
 def load_run(folder: str | Path) -> Run:
@@ -251,7 +249,7 @@ def load_run(folder: str | Path) -> Run:
         headers[seed], models[seed] = _load_model(file)
     first = next(iter(headers.values()))
     return Run(
-        folder=folder,
+        name=str(folder),
         config=Config.from_dict(first["config"]),
         classes=tuple(first["classes"]),
         widths=first["widths"],
@@ -279,47 +277,19 @@ def evaluate_run(folder: str | Path, corpus: Corpus, split: str) -> Summary:
 
     Raises InputError where the corpus does not fit the run, or where the split has no labelled utterance.
     """
-    run = load_run(folder)
-    run.check(corpus)
+    run, folder = load_run(folder), Path(folder)
+    summary = score_run(run, corpus, split)
+    _draw_confusion(folder / f"confusion_{split}.png", summary, run.classes)
+    _write_json(folder / f"{split}.json", summary)
+    return summary
+
+
+def score_run(run: Run, corpus: Corpus, split: str) -> Summary:
+    """Scores of each seed's weights on a split. Raises as `evaluate_run` does."""
     if not (corpus.label[corpus.rows(split)] != UNLABELLED).any():
         raise InputError(
             f"the corpus {corpus.info.name} has no labelled utterance in its {split} split: use `lfvd predict`"
         )
-    seeds = {
-        seed: {"best_epoch": run.seeds[seed]["best_epoch"], **_scored(found)}
-        for seed, found in _predictions(run, corpus, split).items()
-    }
-    summary = _summary(run, _data(run.config, corpus), split, seeds) | {"run": run_info(_device(run.config))}
-    _confusion_figure(run.folder / f"confusion_{split}.png", summary, run.classes)
-    _write_json(run.folder / f"{split}.json", summary)
-    return summary
-
-
-def _predictions(run: Run, corpus: Corpus, split: str) -> dict[int, Evaluation]:
-    """Seed → predictions."""
-    torch.set_num_threads(run.config.run.threads)
-    configure_precision(run.config.run.precision)
-    device = _device(run.config)
-    return {seed: evaluate(model.to(device), corpus, split, device=device) for seed, model in run.models.items()}
-
-
-def _device(config: Config) -> torch.device:
-    """Where to predict: a run trained on the CPU gives its own numbers again there; others take what there is."""
-    return pick_device("cpu" if config.run.device == "cpu" else "auto")
-
-
-def predict_run(
-    folder: str | Path, corpus: Corpus, split: str, out_csv: str | Path, *, sentences: str | Path | None = None
-) -> int:
-    """Write, atomically, one row an utterance: probabilities averaged over the seeds, prediction, label, sentence.
-
-    sentences: a parquet with columns dialogue, position, sentence, used where it exists. Returns the number of rows.
-    Raises InputError where corpus or sentences do not fit.
-    """
-    run = load_run(folder)
-    run.check(corpus)
-    found = list(_predictions(run, corpus, split).values())
-    probability = np.mean([each.probability for each in found], axis=0)  # [N', c]
-    texts = predictions.read_sentences(sentences) if sentences is not None and Path(sentences).is_file() else None
-    predictions.write_predictions(out_csv, corpus, found[0], probability=probability, sentences=texts)
-    return len(probability)
+    found = run.evaluate(corpus, split)
+    seeds = {seed: {"best_epoch": run.seeds[seed]["best_epoch"], **seed_scores(found[seed])} for seed in found}
+    return summarise(_data(run.config, corpus), run.data, split, seeds) | {"run": run_info(run.device())}

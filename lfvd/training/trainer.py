@@ -5,17 +5,17 @@ epoch's metrics and is the only door to a tuner. lfvd.training.evaluation predic
 On a CPU the same config, corpus and seed give the same bits, also when interrupted and continued from `checkpoint`.
 
 Every metric of an epoch record:
-`epoch` 1, 2, …; `seconds` of training and validation; `train/loss` and its unweighted terms
-`train/loss_classification`, `train/loss_cross_modal`, `train/loss_supervised`, `train/loss_distillation`, means over batches;
+`epoch` 1, 2, …; `seconds` of training and validation; `train/loss` and its unweighted terms `train/loss_classification`,
+`train/loss_cross_modal`, `train/loss_supervised`, `train/loss_distillation`, means over batches;
 `val/loss` cross-entropy; `val/wf1`, `val/acc`, `val/f1/<class>` in 0..1; `val/wf1_best` the best `val/wf1` so far.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,46 +26,20 @@ from torch import Tensor
 from lfvd.config import MODALITIES, Config, OptimConfig
 from lfvd.data import UNLABELLED
 from lfvd.data.corpus import Corpus, CorpusError
-from lfvd.files import InputError, atomic_path
 from lfvd.models.build import build_loss, build_model
+from lfvd.terminal import format_percent
+from lfvd.training.checkpoint import TrainResult, load_checkpoint, save_checkpoint
 from lfvd.training.environment import configure_precision, pick_device, seed_everything
 from lfvd.training.evaluation import evaluate
+from lfvd.training.metrics import Record
 
-Record = dict[str, Any]
 Report = Callable[[Record], None]
+
+log = logging.getLogger("lfvd")
 
 
 class NonFiniteLoss(ArithmeticError):
     """A loss became NaN or infinite; the text names epoch, batch and term."""
-
-
-class CheckpointError(InputError):
-    """A checkpoint that cannot be read, or belongs to another run."""
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """All that changes during a run besides model, optimizer and generators."""
-
-    history: list[Record] = field(default_factory=list)
-    best_epoch: int = 0
-    best_score: float = -1.0
-    best_state: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """A finished run: the best validation epoch, its weights, and every epoch's record."""
-
-    seed: int
-    best_epoch: int
-    state: dict[str, Tensor]
-    history: list[Record]
-
-    @property
-    def best(self) -> Record:
-        """The record of the best epoch."""
-        return self.history[self.best_epoch - 1]
 
 
 def train(
@@ -87,7 +61,7 @@ def train(
     if checkpoint is not None and Path(checkpoint).is_file():
         run.load(checkpoint)
     if report is not None:
-        for record in run.progress.history:
+        for record in run.result.history:
             report(record)
     while not run.finished():
         record = run.epoch()
@@ -95,17 +69,19 @@ def train(
             run.save(checkpoint)
         if report is not None:
             report(record)
-    return _result(seed, run.progress)
+        log.info(
+            "seed %d  epoch %d/%d  %s", seed, record["epoch"], config.run.epochs, progress_text(run.result.history)
+        )
+    return run.result
 
 
-def read_result(checkpoint: str | Path) -> TrainResult:
-    """What a checkpoint holds of its run, without training. Raises CheckpointError for an unreadable one."""
-    state = _read_checkpoint(checkpoint)
-    return _result(state["identity"]["seed"], Progress(**state["progress"]))
-
-
-def _result(seed: int, progress: Progress) -> TrainResult:
-    return TrainResult(seed=seed, best_epoch=progress.best_epoch, state=progress.best_state, history=progress.history)
+def progress_text(history: Sequence[Record]) -> str:
+    """`loss 1.234  val W-F1 45.67  best 46.01 @12`, of the last epoch."""
+    last, best = history[-1], max(history, key=lambda record: record["val/wf1"])
+    return (
+        f"loss {last['train/loss']:.3f}  val W-F1 {format_percent(last['val/wf1'])}  "
+        f"best {format_percent(best['val/wf1'])} @{best['epoch']}"
+    )
 
 
 def check_fit(config: Config, corpus: Corpus) -> dict[str, int]:
@@ -123,22 +99,12 @@ def check_fit(config: Config, corpus: Corpus) -> dict[str, int]:
     return widths
 
 
-def _read_checkpoint(path: str | Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        state["identity"], state["progress"]["history"]
-    except Exception as error:  # torch raises a different kind for each way a file can be broken
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: is not a readable checkpoint ({reason}): delete it to start over") from None
-    return state
-
-
 class _Run:
-    """Model, optimizer and progress of one run."""
+    """Model, optimizer and result so far of one run."""
 
     def __init__(self, config: Config, corpus: Corpus, seed: int) -> None:
         torch.set_num_threads(config.run.threads)
-        self.config, self.corpus, self.seed = config, corpus, seed
+        self.config, self.corpus = config, corpus
         widths = check_fit(config, corpus)
         self.device = pick_device(config.run.device)
         self.modalities = list(widths)
@@ -152,44 +118,44 @@ class _Run:
             self.model.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True
         )
         self.loss = build_loss(config, _class_weight(config, corpus, self.device))
-        self.progress = Progress()
+        self.result = TrainResult(seed=seed)
 
     def finished(self) -> bool:
-        done, patience = len(self.progress.history), self.config.run.patience
-        return done >= self.config.run.epochs or (patience > 0 and done - self.progress.best_epoch >= patience)
+        done, patience = len(self.result.history), self.config.run.patience
+        return done >= self.config.run.epochs or (patience > 0 and done - self.result.best_epoch >= patience)
 
     def epoch(self) -> Record:
-        """One pass over train and one look at validation → the epoch's record, also appended to the history."""
+        """One pass over train and one evaluation of validation → the epoch's record, also appended to the history."""
         start = time.perf_counter()
-        number = len(self.progress.history) + 1
-        losses = self._pass(number)
+        number = len(self.result.history) + 1
+        losses = self._train_epoch(number)
         validation = evaluate(self.model, self.corpus, "valid", device=self.device)
         if not math.isfinite(validation.loss):
             raise NonFiniteLoss(
                 f"epoch {number}: the validation loss is {validation.loss}: lower `optim.lr` or `optim.clip_norm`"
             )
-        found = {f"val/{k}": v for k, v in validation.scores().items()}
-        progress = self.progress
-        if found["val/wf1"] > progress.best_score:
-            progress.best_epoch, progress.best_score = number, found["val/wf1"]
-            progress.best_state = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
-        record: Record = {"epoch": number, "seconds": 0.0, **losses, "val/loss": validation.loss, **found}
-        record["val/wf1_best"] = progress.best_score
+        scores = {f"val/{k}": v for k, v in validation.scores().items()}
+        best_score = max(self.result.best_score, scores["val/wf1"])
+        if best_score > self.result.best_score:
+            self.result.best_epoch = number
+            self.result.state = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        record: Record = {"epoch": number, "seconds": 0.0, **losses, "val/loss": validation.loss, **scores}
+        record["val/wf1_best"] = best_score
         record["seconds"] = time.perf_counter() - start
-        progress.history.append(record)
+        self.result.history.append(record)
         return record
 
-    def _pass(self, number: int) -> dict[str, float]:
+    def _train_epoch(self, number: int) -> dict[str, float]:
         """Train on every dialogue once, in an order drawn from (seed, epoch) → mean losses."""
         self.model.train()
-        batches = epoch_batches(self.corpus, self.config.optim, [self.seed, number])
-        seen = [self._step(dialogues) for dialogues in batches]
-        names = list(seen[0])
-        table = torch.stack([torch.stack([terms[k] for k in names]) for terms in seen]).cpu()  # one transfer
+        batches = epoch_batches(self.corpus, self.config.optim, [self.result.seed, number])
+        steps = [self._step(dialogues) for dialogues in batches]
+        names = list(steps[0])
+        table = torch.stack([torch.stack([terms[k] for k in names]) for terms in steps]).cpu()  # one transfer
         for batch, values in enumerate(table.tolist(), start=1):
             bad = [k for k, v in zip(names, values, strict=True) if not math.isfinite(v)]
             if bad:
-                # The total is only as bad as its terms: name the first of them.
+                # A term that is not finite makes the total so too: name the first term.
                 term = next((k for k in bad if k != "total"), "total")
                 raise NonFiniteLoss(
                     f"epoch {number}, batch {batch} of {len(batches)}: the {term} loss is not finite: "
@@ -210,48 +176,16 @@ class _Run:
     def _identity(self) -> dict[str, Any]:
         """What must agree for a checkpoint to continue this very run; the number of epochs may grow."""
         flat = {k: v for k, v in self.config.flat().items() if k not in ("run.epochs", "run.patience")}
-        on = {
-            "seed": self.seed,
-            "data": self.corpus.fingerprint,
-            "device": self.device.type,
-            "torch": str(torch.__version__),
-        }
-        return {**flat, **on}
+        run = {"seed": self.result.seed, "data": self.corpus.fingerprint}
+        return {**flat, **run, "device": self.device.type, "torch": str(torch.__version__)}
 
     def save(self, path: str | Path) -> None:
-        """Write everything that decides the rest of the run, atomically."""
-        state = {
-            "identity": self._identity(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": torch.get_rng_state(),
-            "cuda_generator": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
-            "progress": vars(self.progress),
-        }
-        # An open file, since by a name torch hides a full disk in a RuntimeError.
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            torch.save(state, file)
+        """Write a checkpoint."""
+        save_checkpoint(path, identity=self._identity(), model=self.model, optimizer=self.optimizer, result=self.result)
 
     def load(self, path: str | Path) -> None:
-        """Continue where `save` left off. Raises CheckpointError for an unreadable checkpoint or one of another run."""
-        state = _read_checkpoint(path)
-        mine, other = self._identity(), state["identity"]
-        differing = [k for k in {**mine, **other} if mine.get(k) != other.get(k)]
-        if differing:
-            words = ", ".join(f"`{k}` {other.get(k)} there, {mine.get(k)} here" for k in differing)
-            raise CheckpointError(f"{path}: belongs to another run ({words}): use another folder, or delete it")
-        try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"{path}: was written by another version of the model ({reason}): delete it"
-            ) from None
-        torch.set_rng_state(state["generator"])
-        if state["cuda_generator"] is not None:
-            torch.cuda.set_rng_state(state["cuda_generator"])
-        self.progress = Progress(**state["progress"])
+        """Continue from a checkpoint."""
+        self.result = load_checkpoint(path, identity=self._identity(), model=self.model, optimizer=self.optimizer)
 
 
 def _class_weight(config: Config, corpus: Corpus, device: torch.device) -> Tensor | None:
@@ -267,8 +201,8 @@ def _class_weight(config: Config, corpus: Corpus, device: torch.device) -> Tenso
 def epoch_batches(corpus: Corpus, optim: OptimConfig, seed: list[int]) -> list[np.ndarray]:
     """Every train dialogue once, in batches in an order drawn from the seed; within a batch the longest come first.
 
-    Of like length means sorted by length times a random factor from 1 to 1.5, so that epochs differ in who is with whom,
-    and cut where the utterances of `batch_size` average dialogues are full: a step then weighs as many as any other.
+    Bucketed by length means sorted by length times a random factor from 1 to 1.5, so that epochs combine other dialogues,
+    and cut so that every batch has about as many utterances as `batch_size` average dialogues.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(corpus.indices("train"))

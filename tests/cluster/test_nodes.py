@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from lfvd.data.simulate import simulate
 from lfvd.files import write_yaml
-from lfvd.training.trainer import read_result
+from lfvd.training.checkpoint import read_result
 from tests.helpers.hosts import Host, Network, T, lacking, until
 from tests.helpers.plans import PLAN
 from tests.helpers.soundness import assert_sound

@@ -17,7 +17,7 @@ from lfvd.cli import main
 from lfvd.config import Config
 from lfvd.data.corpus import Corpus
 from tests.helpers.plans import TINY
-from tests.lfvd.training.test_runs import contents, rows
+from tests.helpers.run_folders import contents, csv_rows
 
 SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
 
@@ -93,7 +93,7 @@ def test_evaluate_and_predict(trained, tiny_file, tmp_path, lfvd):
         f"wrote {csv}: 7 utterances; SIMULATED: audio\n",
         "",
     )
-    assert len(rows(csv)) == 7
+    assert len(csv_rows(csv)) == 7
 
 
 def test_other_data_of_the_same_shape_are_allowed_with_a_note(trained, tiny_file, tiny_corpus, tmp_path, lfvd):

@@ -6,17 +6,32 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from lfvd.cli import main
 from tests.helpers.plans import TINY
-from tests.lfvd.training.test_runs import comparable
+from tests.helpers.run_folders import comparable
 
-EPOCHS = 150
-"""Enough for the Ctrl-C to arrive before the end, on a fast machine and beside other work too."""
+EPOCHS = 6
+
+SCRIPT = """
+import os, sys
+from lfvd.cli import main
+from lfvd.training import runs
+
+write, pipe = runs._write_epochs, sys.argv.pop(1)
+
+def hold(path, history):
+    write(path, history)
+    if len(history) == 2:
+        open(pipe).read()  # until the test has sent its Ctrl-C
+
+runs._write_epochs = hold
+main(sys.argv[1:])
+"""
+"""`lfvd`, which after two epochs waits at a named pipe."""
 
 
 def arguments(tiny_file: Path, out: Path) -> list[str]:
@@ -50,12 +65,12 @@ def test_ctrl_c_on_a_terminal_and_the_same_command_again(tiny_file, tmp_path, mo
     monkeypatch.setenv("TERM", "xterm")
     out = tmp_path / "run"
     master, slave = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-m", "lfvd", *arguments(tiny_file, out)], stdout=slave, stderr=slave)
+    os.mkfifo(pipe := tmp_path / "pipe")
+    argv = [sys.executable, "-c", SCRIPT, str(pipe), *arguments(tiny_file, out)]
+    process = subprocess.Popen(argv, stdout=slave, stderr=slave)
     os.close(slave)
-    while not (out / "seed0" / "checkpoint.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    with pipe.open("w"):  # opens when the command has come there, and closes after the signal
+        process.send_signal(signal.SIGINT)
     lines = visible_lines(read_terminal(master))
     assert process.wait(timeout=60) == 130
     assert lines[-1] == f"lfvd: interrupted: the same command continues from the last whole epoch in {out}"

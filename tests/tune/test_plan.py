@@ -8,7 +8,7 @@ import pytest
 
 from lfvd.config import PRESETS, Config
 from lfvd.files import InputWarning, read_yaml
-from lfvd.training.trainer import TrainResult
+from lfvd.training.checkpoint import TrainResult
 from tests.helpers.plans import PLAN, make_plan
 from tune.cli import main
 from tune.execution.worker import run_job

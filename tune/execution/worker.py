@@ -14,7 +14,7 @@ from tune.study import checkpoints
 
 if TYPE_CHECKING:
     from lfvd.data.corpus import Corpus
-    from lfvd.training.trainer import TrainResult
+    from lfvd.training.checkpoint import TrainResult
 
 WAIT_SECONDS = 10
 """Seconds between the attempts of a run on a full disk."""
@@ -33,7 +33,8 @@ def run_job(config: dict[str, Any], corpus: Corpus) -> None:
     import ray.tune as ray_tune
     import torch
 
-    from lfvd.training.trainer import CheckpointError, NonFiniteLoss, train
+    from lfvd.training.checkpoint import CheckpointError
+    from lfvd.training.trainer import NonFiniteLoss, train
 
     # Ray drops a trial without a word when the last one's thread has not ended by then; the default is 2 s.
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")

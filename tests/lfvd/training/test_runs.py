@@ -1,6 +1,5 @@
 """The folder of a run: what stands in it, that it does not depend on interruptions, and what refuses to be mixed with it."""
 
-import csv
 import json
 import re
 import statistics
@@ -12,43 +11,15 @@ import pandas as pd
 import pytest
 from safetensors import safe_open
 
+from lfvd.api import predict
 from lfvd.config import Config
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError, read_yaml
 from lfvd.training import plots, runs
-from lfvd.training.runs import evaluate_run, load_run, predict_run, read_epochs, train_seeds
+from lfvd.training.predictions import write_predictions
+from lfvd.training.runs import evaluate_run, load_run, read_epochs, train_seeds
 from lfvd.training.trainer import train
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def comparable(folder: Path) -> dict[str, object]:
-    """Contents without what may differ between equal runs, seconds and run_info; figures and checkpoints,
-    which hold seconds too, are left out."""
-    found: dict[str, object] = {}
-    for name, content in contents(folder).items():
-        if name.endswith("jsonl"):
-            found[name] = [{**r, "seconds": 0} for r in read_epochs(folder / name)]
-        elif name.endswith("model.safetensors"):
-            with safe_open(folder / name, framework="np") as file:
-                header = json.loads(file.metadata()["lfvd-model"])
-                tensors = {k: file.get_tensor(k).tobytes() for k in file.keys()}  # noqa: SIM118
-            header["result"].pop("run")
-            found[name] = header, tensors
-        elif name == "result.json":
-            found[name] = json.loads(content)
-            for each in found[name]["seeds"].values():
-                each.pop("run")
-        elif not name.endswith(("checkpoint.pt", "png")):
-            found[name] = content
-    return found
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+from tests.helpers.run_folders import comparable, contents, csv_rows
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +79,7 @@ def test_epochs_and_predictions(trained, tiny_config, tiny_corpus):
     assert [{**r, "seconds": 0} for r in read_epochs(out / "seed0" / "epochs.jsonl")] == [
         {**r, "seconds": 0} for r in history
     ]
-    found = rows(out / "seed0" / "predictions.csv")
+    found = csv_rows(out / "seed0" / "predictions.csv")
     classes = tiny_corpus.info.classes
     assert list(found[0]) == (
         ["dialogue", "position", "speaker", "label", "prediction"]
@@ -154,7 +125,7 @@ def test_same_command_again_changes_nothing(trained, tiny_config, tiny_corpus, m
     before, times = contents(out), {p: p.stat().st_mtime_ns for p in out.rglob("*")}
     monkeypatch.setattr(runs, "train", None)
     seen = []
-    again = train_seeds(tiny_config, tiny_corpus, [0, 1], out, progress=lambda *a: seen.append((a[0], len(a[1]))))
+    again = train_seeds(tiny_config, tiny_corpus, [0, 1], out, on_epoch=lambda *a: seen.append((a[0], len(a[1]))))
     assert again == summary
     assert contents(out) == before
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == times
@@ -166,7 +137,7 @@ class Stop(Exception):
 
 
 def test_interrupted_anywhere_ends_the_same(trained, tiny_config, tiny_corpus, tmp_path):
-    """Stopped at every call of `progress`, one after the other, through to the end."""
+    """Stopped at every call of `on_epoch`, one after the other, through to the end."""
     calls = []
 
     def stop(seed, history):
@@ -177,7 +148,7 @@ def test_interrupted_anywhere_ends_the_same(trained, tiny_config, tiny_corpus, t
     out = tmp_path / "run"
     for _ in range(20):
         try:
-            train_seeds(tiny_config, tiny_corpus, [0, 1], out, progress=stop)
+            train_seeds(tiny_config, tiny_corpus, [0, 1], out, on_epoch=stop)
             break
         except Stop:
             pass
@@ -185,14 +156,14 @@ def test_interrupted_anywhere_ends_the_same(trained, tiny_config, tiny_corpus, t
     assert comparable(out) == comparable(trained[0])
 
 
-@pytest.mark.parametrize("missing", ["write_predictions", "save_file", "_write_json", "_confusion_figure"])
+@pytest.mark.parametrize("missing", ["write_predictions", "save_file", "_write_json", "_draw_confusion"])
 def test_failure_at_the_end_of_a_seed_is_made_good(tiny_config, tiny_corpus, tmp_path, monkeypatch, missing):
     def fail(*_args, **_kwargs):
         raise OSError("disk full")
 
     out, config = tmp_path / "run", tiny_config.with_values({"run.epochs": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(runs.predictions if missing == "write_predictions" else runs, missing, fail)
+        patch.setattr(runs, missing, fail)
         with pytest.raises(OSError, match="disk full"):
             train_seeds(config, tiny_corpus, [0], out)
     assert not (out / "result.json").exists()
@@ -272,29 +243,27 @@ def test_predict(trained, tiny_corpus, tmp_path):
         for k in range(np.diff(tiny_corpus.offset)[i])
     ]
     pd.DataFrame(texts).to_parquet(tmp_path / "s.parquet")
-    count = predict_run(out, tiny_corpus, "valid", tmp_path / "p.csv", sentences=tmp_path / "s.parquet")
-    found = rows(tmp_path / "p.csv")
-    assert count == len(found) == len(texts)
+    table = predict(out, tiny_corpus, "valid", sentences=tmp_path / "s.parquet")
+    write_predictions(tmp_path / "p.csv", table)
+    found = csv_rows(tmp_path / "p.csv")
+    assert len(table) == len(found) == len(texts)
     assert [r["sentence"] for r in found] == [t["sentence"] for t in texts]
-    each = [rows(out / f"seed{k}" / "predictions.csv") for k in (0, 1)]
+    each = [csv_rows(out / f"seed{k}" / "predictions.csv") for k in (0, 1)]
     for row, *seeds in zip(found, *each, strict=True):
         assert row["label"] == seeds[0]["label"]
         mean = {c: sum(float(s[f"probability/{c}"]) for s in seeds) / 2 for c in tiny_corpus.info.classes}
         assert {c: float(row[f"probability/{c}"]) for c in mean} == pytest.approx(mean, abs=2e-6)
         assert row["prediction"] == max(mean, key=mean.__getitem__)
-    predict_run(out, tiny_corpus, "test", tmp_path / "p.csv", sentences=tmp_path / "none.parquet")
-    assert "sentence" not in rows(tmp_path / "p.csv")[0]
+    assert "sentence" not in predict(out, tiny_corpus, "test", sentences=tmp_path / "none.parquet")
 
 
 def test_predict_with_a_broken_sentence_file(trained, tiny_corpus, tmp_path):
     (tmp_path / "s.parquet").write_bytes(b"nothing")
-    (tmp_path / "p.csv").write_text("old")
     with pytest.raises(InputError, match=r"s\.parquet: is not a parquet of sentences \("):
-        predict_run(trained[0], tiny_corpus, "valid", tmp_path / "p.csv", sentences=tmp_path / "s.parquet")
-    assert (tmp_path / "p.csv").read_text() == "old"
+        predict(trained[0], tiny_corpus, "valid", sentences=tmp_path / "s.parquet")
 
 
-def test_corpus_that_does_not_fit(trained, tiny_corpus, tmp_path):
+def test_corpus_that_does_not_fit(trained, tiny_corpus):
     out, _ = trained
     info = replace(tiny_corpus.info, classes=("calm", "sad", "glad"), name="OTHER")
     wide = replace(tiny_corpus, features={**tiny_corpus.features, "a": np.zeros((len(tiny_corpus.label), 9), "f4")})
@@ -306,15 +275,11 @@ def test_corpus_that_does_not_fit(trained, tiny_corpus, tmp_path):
     }
     before = contents(out)
     for text, corpus in cases.items():
-        for call in (
-            lambda c: evaluate_run(out, c, "test"),
-            lambda c: predict_run(out, c, "test", tmp_path / "p.csv"),
-        ):
+        for call in (evaluate_run, predict):
             with pytest.raises(InputError) as caught:
-                call(corpus)
+                call(out, corpus, "test")
             assert str(caught.value) == text
     assert contents(out) == before
-    assert not (tmp_path / "p.csv").exists()
 
 
 def test_load_run_names_what_is_missing(trained, tiny_config, tmp_path):

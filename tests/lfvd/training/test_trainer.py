@@ -20,9 +20,10 @@ from lfvd.data import UNLABELLED
 from lfvd.data.corpus import Corpus, CorpusError, CorpusInfo
 from lfvd.files import InputError
 from lfvd.models.build import build_model
+from lfvd.training.checkpoint import TrainResult, read_result
 from lfvd.training.evaluation import evaluate
 from lfvd.training.metrics import weighted_f1
-from lfvd.training.trainer import NonFiniteLoss, TrainResult, epoch_batches, read_result, train
+from lfvd.training.trainer import NonFiniteLoss, epoch_batches, train
 from tests.helpers import ROOT
 from tests.helpers.literal_dag import LiteralStack
 

@@ -19,7 +19,8 @@ from optuna.trial import TrialState
 
 from lfvd.data.corpus import Corpus, CorpusError
 from lfvd.files import InputError
-from lfvd.training.trainer import NonFiniteLoss, TrainResult, train
+from lfvd.training.checkpoint import TrainResult
+from lfvd.training.trainer import NonFiniteLoss, train
 from tests.helpers.workers import Listed, run_here, traces, untimed
 from tune.execution import ray_cluster, ray_jobs
 from tune.execution.retries import RETRIES

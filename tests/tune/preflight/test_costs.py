@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lfvd.files import InputError
-from lfvd.training.trainer import read_result, train
+from lfvd.training.checkpoint import read_result
+from lfvd.training.trainer import train
 from tests.helpers.plans import PLAN, make_plan
 from tune.execution import ray_cluster
 from tune.plan import PlanError, SchedulerPlan
