@@ -33,23 +33,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lfvd.files import InputError, print_warnings
-from tune.commands import plans, studies
-from tune.commands.options import (
-    RESULTS,
-    AddressOption,
-    CorpusOption,
-    MovedOption,
-    NameArgument,
-    NameOption,
-    PlanArgument,
-    ResultsOption,
-    StorageOption,
-    TrackingOption,
-    VerboseOption,
-    make_console,
-    print_error,
-    study_folder,
-)
+from tune.commands import options, plans, studies
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,61 +58,61 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command and exit; bad input is one sentence on stderr."""
     print_warnings("lfvd-tune")
     if os.name != "posix":
-        print_error("needs Linux or macOS, for its file locks and signals: on Windows run it in WSL")
+        options.print_error("needs Linux or macOS, for its file locks and signals: on Windows run it in WSL")
         sys.exit(2)
     try:
         app(args=None if argv is None else list(argv), prog_name="lfvd-tune")
     except InputError as error:
-        print_error(error)
+        options.print_error(error)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print_error(f"{where}{error.strerror or error}: check the path, its rights and the disk")
+        options.print_error(f"{where}{error.strerror or error}: check the path, its rights and the disk")
     except ModuleNotFoundError as error:
         if (package := str(error.name).partition(".")[0]) not in INSTALL:
             raise
-        print_error(f"the package {package} is not installed: run `pip install '{INSTALL[package]}'`")
+        options.print_error(f"the package {package} is not installed: run `pip install '{INSTALL[package]}'`")
     sys.exit(2)
 
 
 @app.command()
 def search(
-    plan: PlanArgument,
-    data: CorpusOption,
-    name: NameOption = None,
-    results: ResultsOption = RESULTS,
-    address: AddressOption = None,
-    storage: StorageOption = None,
-    tracking_uri: TrackingOption = None,
-    verbose: VerboseOption = False,
+    plan: options.Plan,
+    data: options.Data,
+    name: options.NewName = None,
+    results: options.Results = options.RESULTS,
+    address: options.Address = None,
+    storage: options.Storage = None,
+    tracking_uri: options.TrackingUri = None,
+    verbose: options.Verbose = False,
 ) -> None:
     """Search, confirm, and write DIR/NAME/best.yaml; goes on where an interrupted search of that name ended."""
     from tune.plan import SearchPlan
 
     read = SearchPlan.from_yaml(plan)
-    folder = study_folder(results, name or Path(plan).stem)
+    folder = options.study_folder(results, name or Path(plan).stem)
     _run_study(_Launch(folder, address, storage, tracking_uri, verbose), read, data)
 
 
 @app.command()
 def resume(
-    name: NameArgument,
+    name: options.Name,
     trials: Annotated[int | None, typer.Option("--trials", metavar="N", help="Trials in all: extends.", min=1)] = None,
     wall: Annotated[str | None, typer.Option("--wall", metavar="TIME", help="New time limit, such as 8h.")] = None,
     gpu_hours: Annotated[
         float | None, typer.Option("--gpu-hours", metavar="HOURS", help="New limit of GPU-hours.")
     ] = None,
-    data: MovedOption = None,
-    results: ResultsOption = RESULTS,
-    address: AddressOption = None,
-    storage: StorageOption = None,
-    tracking_uri: TrackingOption = None,
-    verbose: VerboseOption = False,
+    data: options.MovedData = None,
+    results: options.Results = options.RESULTS,
+    address: options.Address = None,
+    storage: options.Storage = None,
+    tracking_uri: options.TrackingUri = None,
+    verbose: options.Verbose = False,
 ) -> None:
     """Go on with a study, whatever ended it; more trials or another budget extend it."""
     from tune.paper.grid import asked_grid, is_grid
     from tune.study.plan_file import load_plan
 
-    folder = study_folder(results, name)
+    folder = options.study_folder(results, name)
     launch = _Launch(folder, address, storage, tracking_uri, verbose)
     if is_grid(folder):
         if (trials, wall, gpu_hours) != (None, None, None):
@@ -142,18 +126,18 @@ def resume(
 
 @app.command()
 def confirm(
-    name: NameArgument,
-    data: MovedOption = None,
-    results: ResultsOption = RESULTS,
-    address: AddressOption = None,
-    storage: StorageOption = None,
-    tracking_uri: TrackingOption = None,
-    verbose: VerboseOption = False,
+    name: options.Name,
+    data: options.MovedData = None,
+    results: options.Results = options.RESULTS,
+    address: options.Address = None,
+    storage: options.Storage = None,
+    tracking_uri: options.TrackingUri = None,
+    verbose: options.Verbose = False,
 ) -> None:
     """Train what is missing of the finalists × seeds, and write best.yaml."""
     from tune.study.plan_file import load_plan
 
-    folder = study_folder(results, name)
+    folder = options.study_folder(results, name)
     plan, source, _ = load_plan(folder)
     launch = _Launch(folder, address, storage, tracking_uri, verbose)
     _run_study(launch, plan, data or Path(source.path), search=False)
@@ -165,15 +149,15 @@ def reproduce(
         str,
         typer.Argument(metavar="PLAN_OR_BEST", help="A Config such as best.yaml, a preset, or a plan, for its base."),
     ],
-    data: CorpusOption,
+    data: options.Data,
     name: Annotated[str, typer.Option("--name", help="The study's name.")],
     tables: Annotated[str, typer.Option("--tables", metavar="NUMBERS", help="Tables of the paper.")] = "2,3,4,5,6",
     figures: Annotated[str, typer.Option("--figures", metavar="NUMBERS", help="Figures of the paper.")] = "2,3,4",
-    results: ResultsOption = RESULTS,
-    address: AddressOption = None,
-    storage: StorageOption = None,
-    tracking_uri: TrackingOption = None,
-    verbose: VerboseOption = False,
+    results: options.Results = options.RESULTS,
+    address: options.Address = None,
+    storage: options.Storage = None,
+    tracking_uri: options.TrackingUri = None,
+    verbose: options.Verbose = False,
 ) -> None:
     """Train the rows of the paper's tables over seeds, and write them beside the published ones.
 
@@ -182,7 +166,7 @@ def reproduce(
     from tune.paper.grid import read_base
     from tune.paper.rows import parts_of
 
-    launch = _Launch(study_folder(results, name), address, storage, tracking_uri, verbose)
+    launch = _Launch(options.study_folder(results, name), address, storage, tracking_uri, verbose)
     _run_rows(launch, read_base(base), parts_of(tables, figures), data)
 
 
@@ -221,9 +205,9 @@ class _Launch:
 
     def command(self, verb: str) -> str:
         """The command that goes on; the study knows its storage itself."""
-        results = None if self.folder.parent == RESULTS else str(self.folder.parent)
-        options = {"--results": results, "--address": self.address, "--tracking-uri": self.tracking_uri}
-        given = [word for option, value in options.items() if value is not None for word in (option, value)]
+        results = None if self.folder.parent == options.RESULTS else str(self.folder.parent)
+        named = {"--results": results, "--address": self.address, "--tracking-uri": self.tracking_uri}
+        given = [word for option, value in named.items() if value is not None for word in (option, value)]
         return shlex.join(["lfvd-tune", verb, self.folder.name, *given])
 
 
@@ -232,15 +216,15 @@ def _run_study(launch: _Launch, plan: SearchPlan, data: Path, *, search: bool = 
     from tune import session
     from tune.terminal.tables import print_best
 
-    console, options = make_console(), launch.session_options()
+    console, settings = options.make_console(), launch.session_options()
     with (
         session.started_study(launch.folder, plan, data, launch.storage, console) as (study, corpus),
         _exit_codes(console, launch.command("resume" if search else "confirm")),
     ):
-        if not session.run_session(study, corpus, console, options, search=search):
+        if not session.run_session(study, corpus, console, settings, search=search):
             raise KeyboardInterrupt
     print_best(study, console)
-    _print_mlflow(console, options)
+    _print_mlflow(console, settings)
 
 
 def _run_rows(launch: _Launch, plan: SearchPlan, parts: Sequence[str], data: Path) -> None:
@@ -250,13 +234,13 @@ def _run_rows(launch: _Launch, plan: SearchPlan, parts: Sequence[str], data: Pat
     from tune.paper.grid import start_grid
     from tune.session import lock_study
 
-    corpus, console, options = Corpus.load(data), make_console(), launch.session_options()
+    corpus, console, settings = Corpus.load(data), options.make_console(), launch.session_options()
     with lock_study(launch.folder, console), _exit_codes(console, launch.command("resume")):
         grid = start_grid(launch.folder, plan, parts, corpus=corpus, data=data, storage=launch.storage)
-        if not rows.run_rows(grid, corpus, console, options):
+        if not rows.run_rows(grid, corpus, console, settings):
             raise KeyboardInterrupt
     rows.show(grid, console)
-    _print_mlflow(console, options)
+    _print_mlflow(console, settings)
 
 
 @contextmanager
@@ -267,13 +251,13 @@ def _exit_codes(console: Console, again: str) -> Iterator[None]:
     try:
         yield
     except NothingUsable as error:
-        print_error(error)
+        options.print_error(error)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         console.print(f"interrupted; to go on:\n  {again}", soft_wrap=True, highlight=False, markup=False)
         raise typer.Exit(130) from None
 
 
-def _print_mlflow(console: Console, options: SessionOptions) -> None:
-    text = f"MLflow: mlflow ui --backend-store-uri {options.tracking_uri}"
+def _print_mlflow(console: Console, settings: SessionOptions) -> None:
+    text = f"MLflow: mlflow ui --backend-store-uri {settings.tracking_uri}"
     console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -49,10 +49,6 @@ def run(*argv: object) -> subprocess.CompletedProcess:
     return subprocess.run([COMMAND, *map(str, argv)], capture_output=True, text=True, env=environment)
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -88,23 +84,6 @@ def test_whole_search(searched, data):
         in done.stdout.splitlines()
     )
     assert f"MLflow: mlflow ui --backend-store-uri sqlite:///{results}/mlflow.db" in done.stdout.splitlines()
-
-
-@pytest.mark.slow
-def test_searching_again_trains_nothing(searched, data, tmp_path):
-    """In another process, from a copy of the folder: the same answer, and nothing new but the look's count."""
-    results = tmp_path / "results"
-    shutil.copytree(searched[0], results)
-    before = content(results / "first")
-    done = run("search", plan(tmp_path / "p.yaml"), "--data", data, "--name", "first", "--results", results)
-    assert (done.returncode, done.stderr) == (0, "")
-    after = content(results / "first")
-    for name in ("journal.log", "epochs.jsonl", "confirm.jsonl", "test_looks.jsonl"):
-        assert after[name] == before[name], name
-    old, new = (read_yaml(folder / "first" / "best.yaml") for folder in (searched[0], results))
-    for each in (old, new):
-        each["provenance"].pop("command")
-    assert new == old
 
 
 def test_status_and_best(searched, capsys):
@@ -289,21 +268,6 @@ def test_a_running_cluster(address, data, tmp_path, monkeypatch):
     assert (done.returncode, done.stderr) == (0, "")
     assert "Ray counts 2 GPUs on 127.0.0.2" in done.stdout
     assert (tmp_path / "there" / "best.yaml").is_file()
-
-
-@pytest.mark.slow
-def test_resources_that_no_node_has(data, tmp_path):
-    """At once, in one sentence; with less, the same name works."""
-    argv = ["--data", data, "--name", "big", "--results", tmp_path]
-    done = run("search", plan(tmp_path / "p.yaml", resources={"cpu": 999}), *argv)
-    assert done.returncode == 2
-    assert re.fullmatch(
-        r"lfvd-tune: `resources` asks 999 CPU and 0 GPU a trial, but no node has that \(there is \d+ CPU and 0 GPU\): "
-        r"lower `resources.cpu` or `resources.gpu`, or name a cluster with --address\n",
-        done.stderr,
-    )
-    again = run("search", plan(tmp_path / "p.yaml", trials=1, confirm={"finalists": 1, "seeds": [0]}), *argv)
-    assert (again.returncode, again.stderr) == (0, "")
 
 
 def fails(capsys, *argv: object) -> str:

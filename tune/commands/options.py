@@ -14,22 +14,20 @@ if TYPE_CHECKING:
 
 RESULTS = Path("results")
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
-ResultsOption = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of all studies.")]
-TrackingOption = Annotated[
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of all studies.")]
+TrackingUri = Annotated[
     str | None, typer.Option("--tracking-uri", metavar="URI", help="MLflow; default: DIR/mlflow.db.")
 ]
-PlanArgument = Annotated[str, typer.Argument(metavar="PLAN", help="A plan file, or the name of a shipped one.")]
-CorpusOption = Annotated[
-    Path, typer.Option("--data", metavar="FILE", help="Corpus made by `lfvd import` or `simulate`.")
-]
-MovedOption = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="The study's corpus, if it moved.")]
-NameOption = Annotated[str | None, typer.Option("--name", help="The study's name; default: the plan's.")]
-AddressOption = Annotated[
+Plan = Annotated[str, typer.Argument(metavar="PLAN", help="A plan file, or the name of a shipped one.")]
+Data = Annotated[Path, typer.Option("--data", metavar="FILE", help="Corpus made by `lfvd import` or `simulate`.")]
+MovedData = Annotated[Path | None, typer.Option("--data", metavar="FILE", help="The study's corpus, if it moved.")]
+NewName = Annotated[str | None, typer.Option("--name", help="The study's name; default: the plan's.")]
+Address = Annotated[
     str | None,
     typer.Option("--address", metavar="HOST:PORT|auto", help="A running Ray cluster; default: this machine."),
 ]
-StorageOption = Annotated[
+Storage = Annotated[
     str | None,
     typer.Option(
         "--storage",
@@ -37,7 +35,7 @@ StorageOption = Annotated[
         help="Checkpoints: a folder that all nodes share, s3://… or gs://…; default: the study's folder.",
     ),
 ]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show what Ray, Optuna and MLflow log.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show what Ray, Optuna and MLflow log.")]
 
 
 def study_folder(results: Path, name: str) -> Path:

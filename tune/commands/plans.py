@@ -9,29 +9,17 @@ from typing import Annotated
 
 import typer
 
-from tune.commands.options import (
-    RESULTS,
-    AddressOption,
-    CorpusOption,
-    NameOption,
-    PlanArgument,
-    ResultsOption,
-    StorageOption,
-    TrackingOption,
-    VerboseOption,
-    make_console,
-    study_folder,
-)
+from tune.commands import options
 
 
 def doctor(
-    plan: PlanArgument,
-    data: CorpusOption,
-    results: ResultsOption = RESULTS,
-    address: AddressOption = None,
-    storage: StorageOption = None,
-    tracking_uri: TrackingOption = None,
-    verbose: VerboseOption = False,
+    plan: options.Plan,
+    data: options.Data,
+    results: options.Results = options.RESULTS,
+    address: options.Address = None,
+    storage: options.Storage = None,
+    tracking_uri: options.TrackingUri = None,
+    verbose: options.Verbose = False,
 ) -> None:
     """Check all that a search needs, time an epoch, and estimate what it takes; exits 1 where a search would fail."""
     from tune import session
@@ -40,7 +28,7 @@ def doctor(
     from tune.preflight.result import print_result
     from tune.tracking import mlflow_writer
 
-    read, console, failed = SearchPlan.from_yaml(plan), make_console(), False
+    read, console, failed = SearchPlan.from_yaml(plan), options.make_console(), False
     for result in run_all_checks(
         read,
         session.open_corpus(data, read),
@@ -57,7 +45,7 @@ def doctor(
 
 
 def slurm(
-    plan: PlanArgument,
+    plan: options.Plan,
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="Nodes of the cluster.")],
     time: Annotated[str, typer.Option("--time", help="Time limit of a job, such as 12:00:00; the next job goes on.")],
     data: Annotated[
@@ -69,13 +57,13 @@ def slurm(
         int | None,
         typer.Option("--cpus-per-node", min=1, help="Cores of each node; default: what the trials on its GPUs need."),
     ] = None,
-    name: NameOption = None,
-    results: ResultsOption = RESULTS,
+    name: options.NewName = None,
+    results: options.Results = options.RESULTS,
 ) -> None:
     """Print a SLURM batch script for `search`: `lfvd-tune slurm … > trials.sh`, then `sbatch trials.sh`."""
     from tune.cluster.slurm import Allocation, batch_script
 
-    folder = study_folder(results, name or Path(plan).stem)
+    folder = options.study_folder(results, name or Path(plan).stem)
     allocation = Allocation(nodes=nodes, gpus=gpus, cpus=cpus, time=time)
     print(batch_script(plan, data, folder.parent, folder.name, allocation), end="")
 

@@ -10,21 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tune.commands.options import (
-    RESULTS,
-    NameArgument,
-    ResultsOption,
-    TrackingOption,
-    make_console,
-    print_error,
-    study_folder,
-)
+from tune.commands import options
 
 if TYPE_CHECKING:
     from tune.study.study import Study
 
 
-def stop(name: NameArgument, results: ResultsOption = RESULTS) -> None:
+def stop(name: options.Name, results: options.Results = options.RESULTS) -> None:
     """Ask the driver at work to wind down, as Ctrl-C does, and wait until it has."""
     import time
 
@@ -32,7 +24,7 @@ def stop(name: NameArgument, results: ResultsOption = RESULTS) -> None:
 
     folder = _open_any(results, name).folder
     if (holder := lock.holder_at_work(folder)) is None:
-        print_error(f"{folder}: no driver is at work on this study")
+        options.print_error(f"{folder}: no driver is at work on this study")
         raise typer.Exit(1)
     lock.request(folder, "stop")
     print(f"asked the driver ({holder}) to wind down")
@@ -42,9 +34,9 @@ def stop(name: NameArgument, results: ResultsOption = RESULTS) -> None:
 
 
 def prune(
-    name: NameArgument,
+    name: options.Name,
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's number.")],
-    results: ResultsOption = RESULTS,
+    results: options.Results = options.RESULTS,
 ) -> None:
     """End one unfinished trial by hand; it counts as stopped early."""
     study = _open(results, name)
@@ -62,19 +54,19 @@ def prune(
     print(f"trial {trial} is ended")
 
 
-def best(name: NameArgument, results: ResultsOption = RESULTS) -> None:
+def best(name: options.Name, results: options.Results = options.RESULTS) -> None:
     """Show the finalists, winner against baseline, and where best.yaml lies."""
     study = _open(results, name)
     from tune.search.confirmation import final_ranking
     from tune.terminal.tables import print_best
 
     if not final_ranking(study) or not (study.folder / "best.yaml").is_file():
-        print_error(f"{study.folder}: is not confirmed yet: run `lfvd-tune confirm {name}`")
+        options.print_error(f"{study.folder}: is not confirmed yet: run `lfvd-tune confirm {name}`")
         raise typer.Exit(1)
-    print_best(study, make_console())
+    print_best(study, options.make_console())
 
 
-def report(name: NameArgument, results: ResultsOption = RESULTS) -> None:
+def report(name: options.Name, results: options.Results = options.RESULTS) -> None:
     """Write DIR/NAME/report.html: how good the winner is, how sure that is, and what the search was worth."""
     study = _open(results, name)
     from tune.report.report import write_report
@@ -85,7 +77,7 @@ def report(name: NameArgument, results: ResultsOption = RESULTS) -> None:
 def compare(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Two studies or more.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: DIR/compare-A-B.html.")] = None,
-    results: ResultsOption = RESULTS,
+    results: options.Results = options.RESULTS,
 ) -> None:
     """Write a page with several studies side by side: what they confirmed, what they took, where they differ."""
     studies = [_open(results, name) for name in names]
@@ -97,7 +89,7 @@ def compare(
     print(path)
 
 
-def status(name: NameArgument, results: ResultsOption = RESULTS) -> None:
+def status(name: options.Name, results: options.Results = options.RESULTS) -> None:
     """Show trials by state, the best ones, failures, and how far the confirmation is."""
     study = _open_any(results, name)
     from tune.paper.grid import Grid
@@ -105,14 +97,16 @@ def status(name: NameArgument, results: ResultsOption = RESULTS) -> None:
     if isinstance(study, Grid):
         from tune.paper.reproduce import show_progress
 
-        show_progress(study, make_console())
+        show_progress(study, options.make_console())
     else:
         from tune.terminal.tables import print_status
 
-        print_status(study, make_console())
+        print_status(study, options.make_console())
 
 
-def sync(name: NameArgument, results: ResultsOption = RESULTS, tracking_uri: TrackingOption = None) -> None:
+def sync(
+    name: options.Name, results: options.Results = options.RESULTS, tracking_uri: options.TrackingUri = None
+) -> None:
     """Send to MLflow what it missed."""
     study = _open_any(results, name)
     from tune.tracking import mlflow_writer
@@ -127,12 +121,12 @@ def _open(results: Path, name: str) -> Study:
     from tune.study.study import Study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return Study.open(study_folder(results, name))
+    return Study.open(options.study_folder(results, name))
 
 
 def _open_any(results: Path, name: str) -> Study:
     """A search, or rows of tables."""
     from tune.paper.grid import Grid, is_grid
 
-    folder = study_folder(results, name)
+    folder = options.study_folder(results, name)
     return Grid.open(folder) if is_grid(folder) else _open(results, name)
