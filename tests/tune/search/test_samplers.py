@@ -9,9 +9,10 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.helpers import ROOT
+from tests.helpers.fake_workers import suggest
 from tests.helpers.plans import PLAN, make_plan
 from tune.plan import MAX_SEED, SamplerPlan
-from tune.search.samplers import sampler_for, training_seed
+from tune.search.samplers import training_seed
 from tune.study.study import Study
 
 
@@ -27,12 +28,6 @@ def grow(study: Study, upto: int) -> None:
             study.optuna.tell(trial, state=TrialState.PRUNED)
         else:
             study.optuna.tell(trial, value)
-
-
-def suggest(study: Study):
-    """The next trial, as SearchJobs asks for it."""
-    study.optuna.sampler = sampler_for(study.plan, len(study.trials))
-    return study.optuna.ask({key: p.distribution for key, p in study.plan.space.items()})
 
 
 def values(study: Study) -> list[dict]:
@@ -61,7 +56,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from tests.tune.search.test_samplers import suggest
+from tests.helpers.fake_workers import suggest
 from tune.study.study import Study
 import json
 print(json.dumps(suggest(Study.open(Path(sys.argv[2]))).params))

@@ -347,7 +347,7 @@ def test_a_disk_that_stays_full(begun, monkeypatch):
 @pytest.mark.parametrize("seed", range(40))
 def test_a_power_cut_anywhere(make_study, seed):
     """Whatever the files lost since they were last forced to disk, the study goes on, each file by itself cut off."""
-    from tests.tune.search.test_trials import Workers, never
+    from tests.helpers.fake_workers import Workers, never
     from tune.search.trials import SearchJobs
 
     rng = np.random.default_rng(seed)
