@@ -37,16 +37,16 @@ class CorpusError(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusInfo:
-    """What a corpus knows of itself besides its arrays."""
+    """Metadata of a corpus."""
 
     name: str
-    """What the data are called: MELD, IEMOCAP, …"""
+    """Name of the data set: MELD, IEMOCAP, …"""
     classes: tuple[str, ...]
     """Class names in the order of the labels."""
     dialogues: tuple[str, ...]
     """Dialogue ids."""
     simulated: tuple[str, ...] = ()
-    """Names of modalities that are simulated stand-ins; every result made from them says so."""
+    """Names of simulated modalities; every result made from them says so."""
     sources: dict[str, str] = field(default_factory=dict)
     """Source file names → their SHA-256."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class Corpus:
         return digest.hexdigest()
 
     def problems(self) -> list[str]:
-        """Inconsistencies of everything but the feature values, in words."""
+        """Inconsistencies of everything but the feature values, a sentence each."""
         found = []
         for name, array in self._arrays().items():
             kind, rank = (np.float32, 2) if name in MODALITY_NAMES.values() else (np.int64, 1)

@@ -1,4 +1,4 @@
-"""A corpus in tables: what is in it, how much of it, and whether it looks like the published data.
+"""Tables of a corpus: splits, classes, dialogues, features, origin; and warnings where it differs from the published data.
 
 `lfvd describe data/meld.safetensors`
 """
@@ -26,7 +26,7 @@ IEMOCAP_UTTERANCES = (5810, 1623)
 
 
 def describe(corpus: Corpus) -> RenderableType:
-    """Tables of splits, classes, dialogues and features, the origin, and a warning for each oddity; to be printed by rich."""
+    """Tables and warnings, to be printed by rich."""
     parts: list[RenderableType] = [
         _title(corpus),
         _splits(corpus),
@@ -40,7 +40,7 @@ def describe(corpus: Corpus) -> RenderableType:
 
 
 def warnings(corpus: Corpus) -> list[str]:
-    """Oddities that a user should know of but may have meant."""
+    """Differences from the published data, empty splits and absent classes, a sentence each."""
     found = []
     counts = _utterances(corpus)
     if corpus.info.name == "MELD" and counts != MELD_UTTERANCES:
@@ -53,7 +53,7 @@ def warnings(corpus: Corpus) -> list[str]:
             f"IEMOCAP has {counts[0] + counts[1]}/{counts[2]} utterances in train and valid/test, but "
             f"{_slashed(IEMOCAP_UTTERANCES)} as published: compare results with published ones only where the splits are equal"
         )
-    found += _other_classes(corpus)
+    found += _class_count_warnings(corpus)
     empty = [split for split, count in zip(SPLITS, counts, strict=True) if not count]
     if empty:
         found.append(
@@ -68,21 +68,21 @@ def warnings(corpus: Corpus) -> list[str]:
     return found
 
 
-def _other_classes(corpus: Corpus) -> list[str]:
-    """Where the numbers of utterances are the published ones, those of the classes should be too."""
-    figures = STATISTICS.get(corpus.info.name.lower())
-    if figures is None or corpus.info.classes != figures.classes:
+def _class_count_warnings(corpus: Corpus) -> list[str]:
+    """Class counts that differ from the published ones although the numbers of utterances are equal."""
+    published_statistics = STATISTICS.get(corpus.info.name.lower())
+    if published_statistics is None or corpus.info.classes != published_statistics.classes:
         return []
     rows = {"train": ("train", "valid"), "test": ("test",)}
-    if len(figures.blocks) == len(SPLITS):
+    if len(published_statistics.blocks) == len(SPLITS):
         rows = {split: (split,) for split in SPLITS}
     found = []
-    for (name, splits), (_, published) in zip(rows.items(), figures.blocks, strict=True):
+    for (name, splits), (_, published) in zip(rows.items(), published_statistics.blocks, strict=True):
         there = np.any([_rows(corpus, split) for split in splits], axis=0) & (corpus.label != UNLABELLED)
         counts = np.bincount(corpus.label[there], minlength=len(published))
         if counts.sum() == sum(published) and tuple(counts) != published:
             found.append(
-                f"{' and '.join(splits)} has {_slashed(counts)} utterances of {', '.join(figures.classes)}, but "
+                f"{' and '.join(splits)} has {_slashed(counts)} utterances of {', '.join(published_statistics.classes)}, but "
                 f"{_slashed(published)} as published ({name}): the labels may be in another order"
             )
     return found
@@ -138,6 +138,7 @@ def _dialogues(corpus: Corpus) -> Table:
 
 def _features(corpus: Corpus) -> Table:
     table = _table("Features", "modality", "width", "all-zero rows", "missing", "origin")
+    zeroed = corpus.info.options.get("nan_to_zero")  # as the file says it, which may be anything
     for modality, name in MODALITY_NAMES.items():
         if modality not in corpus.features:
             table.add_row(name, "–", "–", "–", "absent", style="dim")
@@ -146,16 +147,10 @@ def _features(corpus: Corpus) -> Table:
         zero = int((~flat.any(axis=1)).sum())
         simulated = name in corpus.info.simulated
         origin = "[bold yellow]simulated[/]" if simulated else "imported"
-        missing = _share(_missing(corpus, name), flat.size)
+        count = zeroed.get(name, 0) if isinstance(zeroed, dict) else 0
+        missing = _share(count if isinstance(count, int) else 0, flat.size)
         table.add_row(name, str(flat.shape[1]), _share(zero, len(flat)), missing, origin)
     return table
-
-
-def _missing(corpus: Corpus, name: str) -> int:
-    """How many values of a modality were NaN or infinite in the source, and are 0."""
-    counts = corpus.info.options.get("nan_to_zero")
-    count = counts.get(name, 0) if isinstance(counts, dict) else 0
-    return count if isinstance(count, int) else 0
 
 
 def _origin(corpus: Corpus) -> Table:

@@ -1,10 +1,10 @@
-"""Synthetic corpora in the shape of the real ones, and stand-ins for modalities that are not to be had.
+"""Synthetic corpora with the statistics of MELD or IEMOCAP, and synthetic features for given labels.
 
 `lfvd simulate --like meld --seed 0 --dialogues 120 --out data/demo.safetensors`
 
-An utterance's emotion copies the speaker's own last one, or the previous utterance's, or is free. Utterances that copy one
-another form a chain; emotions are assigned to chains until the class counts of the real data are met. Each
-modality shows the emotion as one of a few orthogonal directions under Gaussian noise, seen through a random linear map.
+An utterance repeats the emotion of its speaker's last utterance, or of the previous utterance, or is free. Utterances that
+repeat one another form a chain; emotions are assigned to chains until the class counts of the real data are met. The features
+of a modality are a direction for each emotion plus Gaussian noise, projected by a random matrix.
 Shape legend: lfvd.data.batch; k hidden directions.
 """
 
@@ -30,7 +30,7 @@ NOISE_SHARE = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusStatistics:
-    """The figures of a data set that its simulation keeps to."""
+    """Statistics of a data set that its simulation reproduces."""
 
     name: str
     classes: tuple[str, ...]
@@ -44,15 +44,15 @@ class CorpusStatistics:
     lengths: tuple[tuple[float, float], ...]
     """(quantile, utterances a dialogue), straight lines between them."""
     speakers: tuple[float, ...]
-    """Share of dialogues for 1, 2, … speakers, not all of whom get to speak in a short one."""
+    """Share of dialogues with 1, 2, … speakers; in a short dialogue not all of them speak."""
     same_speaker: float
-    """Share of utterances whose speaker also had the one before."""
+    """Share of utterances with the speaker of the previous utterance."""
     own: float
-    """Chance that an utterance copies the emotion of its speaker's last one."""
+    """Probability that an utterance repeats the emotion of its speaker's last utterance."""
     previous: float
-    """Chance that it copies the emotion of the utterance before it."""
+    """Probability that it repeats the emotion of the previous utterance."""
     unclear: float
-    """Share of utterances in which words, voice and face show another emotion than the labelled one."""
+    """Share of utterances whose features show another emotion than the label, alike in all modalities."""
     strength: dict[str, float]
     """Modality → length of a class's direction, in standard deviations of the noise around it."""
 
@@ -113,23 +113,23 @@ def simulate(
     `widths` (modality → width) replaces the real widths, and leaves out the modalities that it does not name; the
     dialogues, speakers and emotions stay the same. Same arguments, same bytes. Raises CorpusError for a bad value.
     """
-    figures = _statistics(like)
+    real = _statistics(like)
     _check_seed(seed)
-    widths = dict(figures.widths if widths is None else widths)
+    widths = dict(real.widths if widths is None else widths)
     _check_widths(widths)
     rng = np.random.default_rng((seed, 0))
-    blocks = _scaled(figures, dialogues)
-    parts = [_block(figures, count, quota, rng) for count, quota in blocks]
+    blocks = _scaled(real, dialogues)
+    parts = [_block(real, count, quota, rng) for count, quota in blocks]
     length, speaker, label = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    split = _splits([count for count, _ in blocks], figures.holdout, rng)
+    split = _splits([count for count, _ in blocks], real.holdout, rng)
     return Corpus(
         info=CorpusInfo(
-            name=figures.name,
-            classes=figures.classes,
+            name=real.name,
+            classes=real.classes,
             dialogues=tuple(f"simulated_{i}" for i in range(len(length))),
             simulated=tuple(MODALITY_NAMES[m] for m in MODALITIES if m in widths),
             options={"like": like, "seed": seed, "dialogues": len(length)},
-            length_bins=figures.length_bins,
+            length_bins=real.length_bins,
         ),
         features={
             m: synthetic_features(label, like=like, modality=m, seed=seed, width=widths[m])
@@ -151,15 +151,15 @@ def synthetic_features(
     Labels are in the class order of `like`; -1 gives noise alone. Each (seed, modality) has its own random numbers.
     Raises CorpusError for a bad seed, modality or width.
     """
-    figures = _statistics(like)
+    real = _statistics(like)
     _check_seed(seed)
-    width = figures.widths[modality] if width is None else width
+    width = real.widths[modality] if width is None else width
     _check_widths({modality: width})
     rng = np.random.default_rng((seed, 1 + MODALITIES.index(modality)))
-    shown = figures.strength[modality] * np.eye(len(figures.classes) + 1, HIDDEN)  # [c+1, k]
-    shown[UNLABELLED] = 0.0  # -1 picks the last row
-    emotion = _shown_emotion(label, figures.unclear, seed)
-    hidden = shown[emotion] + rng.standard_normal((len(label), HIDDEN))  # [N, k]
+    direction = real.strength[modality] * np.eye(len(real.classes) + 1, HIDDEN)  # [c+1, k]
+    direction[UNLABELLED] = 0.0  # -1 picks the last row
+    emotion = _shown_emotion(label, real.unclear, seed)
+    hidden = direction[emotion] + rng.standard_normal((len(label), HIDDEN))  # [N, k]
     view = rng.standard_normal((HIDDEN, width)) / np.sqrt(HIDDEN)
     # Products and sums of rounded values are exact, so that every machine's matrix product gives the same bytes.
     signal = np.sqrt(1 - NOISE_SHARE) * (_rounded(hidden) @ _rounded(view))  # [N, width]
@@ -174,7 +174,7 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 def _shown_emotion(label: np.ndarray, unclear: float, seed: int) -> np.ndarray:
-    """What an utterance shows [N], alike in all modalities: without this, three modalities would add up to near certainty."""
+    """The emotion that the features show, [N]; without unclear utterances three modalities together would be near certain."""
     rng = np.random.default_rng((seed, 1 + len(MODALITIES)))
     other = (rng.random(len(label)) < unclear) & (label != UNLABELLED)
     return np.where(other, rng.permutation(label), label)
@@ -204,22 +204,22 @@ def _check_widths(widths: Mapping[str, int]) -> None:
             raise CorpusError(f"the width of {MODALITY_NAMES[modality]} is {width}, but must be at least 1: try 32")
 
 
-def _scaled(figures: CorpusStatistics, dialogues: int | None) -> list[tuple[int, np.ndarray]]:
+def _scaled(real: CorpusStatistics, dialogues: int | None) -> list[tuple[int, np.ndarray]]:
     """Dialogues and class counts [c] of each block, in the proportions of the real ones, for a number of dialogues in all."""
-    real = np.array([count for count, _ in figures.blocks])
+    sizes = np.array([count for count, _ in real.blocks])
     if dialogues is None:
-        dialogues = int(real.sum())
+        dialogues = int(sizes.sum())
     if dialogues < (least := len(SPLITS)):
         raise CorpusError(f"the value of `dialogues` is {dialogues}, but must be at least {least}, one a split: try 30")
-    counts = _apportion(real, dialogues)
+    counts = _apportion(sizes, dialogues)
     # Every split has a dialogue, and one with a holdout has two.
-    least_of = np.array([2 if figures.holdout and i == 0 else 1 for i in range(len(real))])
+    least_of = np.array([2 if real.holdout and i == 0 else 1 for i in range(len(sizes))])
     short = np.maximum(least_of - counts, 0)
     counts += short
     counts[0] -= short.sum()
     return [
         (int(count), _apportion(np.array(classes), max(int(count), round(sum(classes) * count / all_of))))
-        for count, (all_of, classes) in zip(counts, figures.blocks, strict=True)
+        for count, (all_of, classes) in zip(counts, real.blocks, strict=True)
     ]
 
 
@@ -232,18 +232,18 @@ def _apportion(weight: np.ndarray, total: int) -> np.ndarray:
 
 
 def _block(
-    figures: CorpusStatistics, dialogues: int, quota: np.ndarray, rng: np.random.Generator
+    real: CorpusStatistics, dialogues: int, quota: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lengths [D], speakers [N] and labels [N] of a block with exactly `quota` [c] utterances of each class."""
-    length = _lengths(figures, dialogues, int(quota.sum()), rng)
-    turns = [_turns(figures, n, rng) for n in length]
-    chain = np.concatenate([i * 10_000 + _chains(figures, speaker, rng) for i, speaker in enumerate(turns)])
+    length = _lengths(real, dialogues, int(quota.sum()), rng)
+    turns = [_turns(real, n, rng) for n in length]
+    chain = np.concatenate([i * 10_000 + _chains(real, speaker, rng) for i, speaker in enumerate(turns)])
     return length, np.concatenate(turns), _assign_classes(chain, quota, rng)
 
 
-def _lengths(figures: CorpusStatistics, dialogues: int, total: int, rng: np.random.Generator) -> np.ndarray:
+def _lengths(real: CorpusStatistics, dialogues: int, total: int, rng: np.random.Generator) -> np.ndarray:
     """Utterances of each dialogue [D], with the distribution of the real ones and exactly `total` in sum."""
-    quantiles, ends = zip(*figures.lengths, strict=True)
+    quantiles, ends = zip(*real.lengths, strict=True)
     length: np.ndarray = np.rint(np.interp(rng.random(dialogues), quantiles, ends)).astype(np.int64)
     while missing := total - int(length.sum()):
         step = 1 if missing > 0 else -1
@@ -252,24 +252,24 @@ def _lengths(figures: CorpusStatistics, dialogues: int, total: int, rng: np.rand
     return length
 
 
-def _turns(figures: CorpusStatistics, length: int, rng: np.random.Generator) -> np.ndarray:
+def _turns(real: CorpusStatistics, length: int, rng: np.random.Generator) -> np.ndarray:
     """Speakers of a dialogue [n], numbered in order of appearance."""
-    shares = np.array(figures.speakers)
+    shares = np.array(real.speakers)
     speakers = 1 + int(rng.choice(len(shares), p=shares / shares.sum()))
     # A turn passes to one of the others, all alike: a random step in a circle of speakers.
-    steps = np.where(rng.random(length) < figures.same_speaker, 0, rng.integers(1, max(speakers, 2), length))
+    steps = np.where(rng.random(length) < real.same_speaker, 0, rng.integers(1, max(speakers, 2), length))
     order: dict[int, int] = {}
     return np.array([order.setdefault(int(s), len(order)) for s in np.cumsum(steps) % speakers], dtype=np.int64)
 
 
-def _chains(figures: CorpusStatistics, speaker: Sequence[int] | np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Position of the utterance whose emotion each one copies in the end, itself where it is free: [n] → [n]."""
+def _chains(real: CorpusStatistics, speaker: Sequence[int] | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The first utterance of each utterance's chain, itself where it is free: [n] → [n]."""
     chain = np.arange(len(speaker))
     last: dict[int, int] = {}
     for i, (who, draw) in enumerate(zip(speaker, rng.random(len(speaker)), strict=True)):
-        if draw < figures.own:
+        if draw < real.own:
             chain[i] = chain[last.get(int(who), i)]
-        elif draw < figures.own + figures.previous and i:
+        elif draw < real.own + real.previous and i:
             chain[i] = chain[i - 1]
         last[int(who)] = i
     return chain
