@@ -1,5 +1,5 @@
 #!/bin/bash
-# A search on SLURM, as `lfvd-tune slurm` prints it; slurm.md beside the template says how it lives. Submit: `sbatch THIS_FILE`.
+# A search on SLURM, as `lfvd-tune slurm` prints it; slurm.md beside the template describes it. Submit: `sbatch THIS_FILE`.
 # What only your site knows goes on that command line, where it beats the lines below, for instance
 # `sbatch --partition=P --account=A --mem=100G THIS_FILE`.
 #SBATCH --job-name=@job@
