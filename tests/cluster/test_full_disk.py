@@ -57,7 +57,6 @@ def test_a_full_disk(tmp_path):
                 except OSError:
                     break
         until(lambda: "waiting for room" in log.read_text(), "the warning")
-        time.sleep(3)
         (disk / "ballast").unlink()
         until(lambda: "exit " in log.read_text(), "the end")
         shutil.copytree(disk, tmp_path / "results")

@@ -143,11 +143,11 @@ TELLING = """
 import os, sys
 from tune.cli import main
 from tune.study.study import Study
-pipe, append = int(sys.argv.pop(1)), Study.append_epoch
+pipe, append = int(sys.argv.pop(1)), Study.log_epoch
 def told(self, stage, trial, *rest):
     append(self, stage, trial, *rest)
     os.write(pipe, f"{stage} {trial}\\n".encode())
-Study.append_epoch = told
+Study.log_epoch = told
 main()
 """
 """`lfvd-tune`, with a line in a pipe for each epoch that is in epochs.jsonl."""

@@ -45,11 +45,6 @@ class _JobSearcher(Searcher):  # type: ignore[misc]
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Nothing: the scheduler below is told too."""
 
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal holds the state."""
-
-    restore = save
-
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the journal holds the state."""
 

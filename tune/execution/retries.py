@@ -113,20 +113,20 @@ class JobTracker:
             return True
         job = self.attempts[attempt].job
         self.attempts[attempt].last_report = time.monotonic()
-        if "record" in report:
-            self.failures[job.name] = 0
-            stop = self._tell(lambda: self.source.report(job, json.loads(report["record"]))) is not None
-        elif "fault" in report:
-            self._tell(lambda: self.source.fault(job, report["fault"], report["then"]))
-            stop = False
-        else:
-            stop = True
-            if "result" in report:
-                self._tell(lambda: self.source.finished(job, report["result"]))
-            elif "memory" in report:
-                self._too_large(job, report["failure"])
-            else:
-                self._tell(lambda: self.source.failed(job, report["failure"]))
+        stop = True
+        match report:
+            case {"record": record}:
+                self.failures[job.name] = 0
+                stop = self._tell(self.source.report, job, json.loads(record)) is not None
+            case {"fault": reason, "then": then}:
+                self._tell(self.source.fault, job, reason, then)
+                stop = False
+            case {"result": result}:
+                self._tell(self.source.finished, job, result)
+            case {"failure": reason, "memory": _}:
+                self._too_large(job, reason)
+            case {"failure": reason}:
+                self._tell(self.source.failed, job, reason)
         if stop or self.error:
             del self.attempts[attempt]
         return stop or self.error is not None
@@ -146,7 +146,7 @@ class JobTracker:
             return
         self.failures[job.name] += not _NODE_LOST.search(reason)
         if self.failures[job.name] > RETRIES:
-            self._tell(lambda: self.source.failed(job, reason))
+            self._tell(self.source.failed, job, reason)
         else:
             self._retry(job, reason, "started again on another worker")
 
@@ -155,10 +155,10 @@ class JobTracker:
         if 0 < job.gpu < 1:
             self._retry(dataclasses.replace(job, gpu=1.0), reason, "tried once more, alone on a device")
         else:
-            self._tell(lambda: self.source.failed(job, reason))
+            self._tell(self.source.failed, job, reason)
 
     def _retry(self, job: Job, reason: str, then: str) -> None:
-        self._tell(lambda: self.source.fault(job, reason, then))
+        self._tell(self.source.fault, job, reason, then)
         self.again.append(job)
 
     def end_hung(self) -> None:
@@ -171,10 +171,10 @@ class JobTracker:
                 self.hung.add(attempt)
                 each.end()
 
-    def _tell(self, tell: Callable[[], _T]) -> _T | None:
+    def _tell(self, method: Callable[..., _T], *arguments: Any) -> _T | None:
         if self.error is None:
             try:
-                return tell()
+                return method(*arguments)
             except Exception as error:
                 self.error = error
         return None
