@@ -72,10 +72,10 @@ def measure_epoch(config: Config, corpus: Corpus) -> EpochCost:
     memory: list[int] = []
     history = train(config, corpus, seed=0, report=lambda _: memory.append(own_memory())).history
     cost = EpochCost(seconds=history[-1]["seconds"], memory=max(*memory, own_memory()))
-    if device.type != "cuda":
-        return cost
-    used = torch.cuda.max_memory_reserved() + CUDA_CONTEXT_BYTES
-    return replace(cost, device=torch.cuda.get_device_name(), device_memory=used, device_free=free)
+    if device.type == "cuda":
+        used = torch.cuda.max_memory_reserved() + CUDA_CONTEXT_BYTES
+        cost = replace(cost, device=torch.cuda.get_device_name(), device_memory=used, device_free=free)
+    return cost
 
 
 def own_memory() -> int:

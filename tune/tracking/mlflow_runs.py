@@ -139,9 +139,9 @@ class _ConfirmationRuns:
         self.drops = {drop.trial: drop for drop in race_state(study).dropped}
         self.failed = failed_runs(study)
         self.tests: dict[tuple[int, int], dict[str, float]] = {}
-        for look in study.test_log.evaluations():
-            for trial, rows in look["scores"].items():
-                self.tests |= {(int(trial), seed): row for seed, row in zip(look["seeds"], rows, strict=True)}
+        for test in study.test_log.evaluations():
+            for trial, rows in test["scores"].items():
+                self.tests |= {(int(trial), seed): row for seed, row in zip(test["seeds"], rows, strict=True)}
         best = study.folder / "best.yaml"
         self.winner = (read_yaml(best).get("provenance") or {}).get("trial") if best.is_file() else None
 

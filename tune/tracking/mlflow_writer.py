@@ -209,7 +209,10 @@ class MlflowWriter:
         self.client.log_batch(info.run_id, metrics, params, tags, synchronous=True)
         if run.epochs:
             self.last_epoch[run.key] = run.epochs[-1]["epoch"]
-        self._send_files(info.run_id, run.files)
+        for path in sorted(path for pattern in run.files for path in self.study.folder.glob(pattern)):
+            if self.modified.get(path) != (modified := path.stat().st_mtime_ns):
+                self.client.log_artifact(info.run_id, str(path))
+                self.modified[path] = modified
         changed = info.run_name != run.name or info.status != run.status
         if info.status != run.status and run.status in ENDED:
             self.client.set_terminated(info.run_id, run.status, info.start_time + int(1000 * run.seconds))
@@ -234,14 +237,6 @@ class MlflowWriter:
                     when = start + int(1000 * seconds)
                     points.append(Metric(_metric_name(key), record[key], when, record["epoch"]))
         return points
-
-    def _send_files(self, run_id: str, patterns: tuple[str, ...]) -> None:
-        """Send files of the study's folder that are new or changed."""
-        for path in sorted(path for pattern in patterns for path in self.study.folder.glob(pattern)):
-            modified = path.stat().st_mtime_ns
-            if self.modified.get(path) != modified:
-                self.client.log_artifact(run_id, str(path))
-                self.modified[path] = modified
 
 
 def _metric_name(name: str) -> str:

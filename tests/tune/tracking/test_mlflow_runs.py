@@ -14,7 +14,6 @@ from tests.helpers.mlflow_studies import (
     confirm,
     evaluate_test,
     finish,
-    held,
     record,
     search,
     start,
@@ -23,10 +22,6 @@ from tests.helpers.mlflow_studies import (
 from tune.search.samplers import training_seed
 from tune.study.study import Study
 from tune.tracking.mlflow_runs import MAX_FAULT, MlflowRun, MlflowRuns
-from tune.tracking.mlflow_writer import sync
-
-# The import of mlflow.store: SQLAlchemy 2.1 deprecates a loader that MLflow 3.17 uses.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 
 class Busy:
@@ -144,7 +139,7 @@ def test_half_a_line_and_a_damaged_one(study):
     assert steps == [[1], [1], [1, 2]]
 
 
-def test_faults_are_tags(study, uri):
+def test_faults_are_tags(study):
     """Each reason once, on one line, cut short; of a trial, of a confirmed run; what belongs to none is in no run."""
     for trial in (begin(study), begin(study)):
         train(study, trial, [0.5])
@@ -156,8 +151,7 @@ def test_faults_are_tags(study, uri):
     confirm(study, 1, 3, [0.5])
     study.log_fault("node lost", "continued", stage="confirm", trial=1, seed=3)
     study.log_fault("the driver died", "going on")
-    sync(study, uri)
-    tags = {name: run.data.tags.get("faults") for name, run in held(uri, study.name).items()}
+    tags = {run.name: run.tags.get("faults") for run in MlflowRuns(study).runs(live=False)}
     assert tags == {
         "trial 0 (baseline)": None,
         "trial 1": f"worker killed (2 times); no room; {'x' * MAX_FAULT}",
