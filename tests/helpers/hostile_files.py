@@ -26,14 +26,13 @@ TABLE = b"dialogue,position,speaker,label,split,text\n" + b"".join(
 
 
 def layouts() -> Iterator[Attack]:
-    """Attacks on what reads the values: nine items, or twelve where there are four layers of text."""
+    """Attacks on what reads the values."""
     largest: list[Any] = []
     for _ in range(12):
         largest = [largest] * 10  # a million million members, written out
     many, said = range(100_000), "é" * 1_000_000
     wide = [np.zeros(16_000)] * 1000
     for name, changes in {
-        "ids-that-laugh": {"ids": [largest]},
         "labels-that-laugh": {"labels": [largest]},
         "speaker-that-laughs": {"speakers": [{"a": largest}]},
         "sentence-that-laughs": {"sentences": [largest]},
@@ -51,30 +50,13 @@ def layouts() -> Iterator[Attack]:
         yield Attack(f"layout-{name}", pickle.dumps(_layout(**changes), 4), harmless=name == "number-of-many-digits")
 
 
-def _layout(key: str = "a", train: list[Any] | None = None, **changes: list[Any]) -> tuple[Any, ...]:
-    """I9, M9 where the dialogues have numbers, I12 for one wide vector; the first dialogue's values as given."""
-    ids = [key, *("bc" if key == "a" else "12")]
-    of: dict[str, dict[str, Any]] = {}
-    for name, value in {
-        "ids": "u",
-        "speakers": "M",
-        "labels": 0,
-        "text": [0.5],
-        "audio": [0.5],
-        "sentences": "x",
-    }.items():
-        values = {i: [value] for i in ids}
-        values[key] = changes.get(name, [value])
-        if name in ("ids", "sentences") and len(changes.get("labels", [0])) > 1 and name not in changes:
-            values = {}
-        of[name] = values
-    audio = {} if "text" in changes else of["audio"]
-    layers = [of["text"]] * (4 if len(changes.get("text", ())) == 1000 else 1)
-    start = (of["ids"], of["speakers"], of["labels"], *layers, audio)
-    train = train or ids[:2]
-    if key != "a":
-        return (*start, of["sentences"], train, ids[2:], {})
-    return (*start, {}, of["sentences"], train, ids[2:])
+def _layout(key: str = "a", **changes: list[Any]) -> tuple[Any, ...]:
+    """I9 of three dialogues; the values of the first as given."""
+    ids = [key, "b", "c"]
+    values = {"speakers": "M", "labels": 0, "text": [0.5], "sentences": "x"}
+    of = {name: {i: [value] for i in ids} | {key: changes.get(name, [value])} for name, value in values.items()}
+    of["sentences"] = of["sentences"] if "sentences" in changes else {}
+    return ({}, of["speakers"], of["labels"], of["text"], {}, {}, of["sentences"], ids[:2], ids[2:])
 
 
 # JSON: dialogues, each a list of {text, speaker, label, cls}.

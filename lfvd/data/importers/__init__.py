@@ -112,13 +112,11 @@ def _sources(
         elif not _is_json(file) and not (json_files and file.name.endswith("_vocab.pkl")):
             sources.append(_pickle_source(file))
     if classes and order is None:
-        raise _own_classes(files[0])
+        raise CorpusError(
+            f"{files[0]}: --classes is for a table of utterances, and this has classes of its own: leave it out"
+        )
     given = {m: Path(f) for m, f in options.features.items() if f != SIMULATED and Path(f).suffix not in _ARRAYS}
     return sources + [feature_source(_unpickled(file), file, m) for m, file in given.items()], order
-
-
-def _own_classes(file: Path) -> CorpusError:
-    return CorpusError(f"{file}: --classes is for a table of utterances, and this has classes of its own: leave it out")
 
 
 def _pickle_source(file: Path) -> FeatureSource:

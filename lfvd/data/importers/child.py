@@ -121,13 +121,16 @@ def convert(kind: str, source: Any, target: BinaryIO) -> str | None:
 def main() -> None:
     """Limit this process, then convert standard input; exit 2 with a sentence on standard error where it is refused."""
     kind, *limits = sys.argv[1:]
+    names: tuple[str, ...] = ("AS", "CPU", "FSIZE", "CORE")
     try:
         import resource
     except ImportError:
-        limits = []  # who starts this has looked at the size
-    if limits:
-        for name, limit in zip(("AS", "CPU", "FSIZE", "CORE"), (*map(int, limits), 0), strict=True):
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+        names = ()  # who starts this has looked at the size
+    for name, limit in zip(names, (*map(int, limits), 0), strict=False):
+        key = getattr(resource, f"RLIMIT_{name}")
+        most = resource.getrlimit(key)[1]  # which a cluster or a shell may have set before
+        limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
+        resource.setrlimit(key, (limit, limit))
     if problem := convert(kind, sys.stdin.buffer, sys.stdout.buffer):
         sys.stderr.write(ascii(problem)[1:-1] if not problem.isascii() else problem)
         sys.stderr.flush()

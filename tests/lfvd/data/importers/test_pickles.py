@@ -7,6 +7,8 @@ import collections
 import os
 import pickle
 import re
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lfvd.data.importers import pickles
+from lfvd.data.importers import child, pickles
 from lfvd.data.importers.pickles import UnsafePickleError, load_pickle
 from tests.helpers import hostile
 from tests.helpers.jail import convert_here
@@ -137,9 +139,17 @@ def test_child_is_killed_at_its_limits(tmp_path, monkeypatch):
         load_pickle(tmp_path / "x.pkl")
 
 
+def test_limits_that_a_shell_has_set_are_kept(tmp_path):
+    """A process may not raise its hard limits."""
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps([1.5]))
+    argv = f"{sys.executable} -I -S {child.__file__} pickle {2**32} 99 {2**40}"
+    done = subprocess.run(["bash", "-c", f"ulimit -t 5 -f 1000; {argv} < x.pkl"], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_platform_without_limits(tmp_path, monkeypatch):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(["a" * 1000]))
-    monkeypatch.setitem(__import__("sys").modules, "resource", None)
+    monkeypatch.setitem(sys.modules, "resource", None)
     assert load_pickle(tmp_path / "x.pkl") == ["a" * 1000]
     monkeypatch.setattr(pickles, "MAX_UNLIMITED", 1000)
     text = r"has 10\d\d bytes, but this platform cannot limit the memory of a process, so that at most 1000 are read: import"
