@@ -8,6 +8,7 @@ shell may add and only the session removes.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import math
 import os
@@ -52,7 +53,7 @@ class Holder:
 def hold_lock(folder: Path) -> Iterator[Holder | None]:
     """Hold a study; yields the last holder where it died without a word. Raises LockedError where one is at work."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _lock(folder)
+    lock = FileLock(folder / "driver.lock", thread_local=False, fallback_to_soft=False)
     try:
         free = _acquire(lock, timeout=1)  # a reader that asks who is at work holds it for a moment
         last = _holder(folder)
@@ -73,17 +74,16 @@ def holder_at_work(folder: Path) -> Holder | None:
     holder = _holder(folder)
     if holder is None:
         return None
-    lock = _lock(folder)
-    try:
-        if not _acquire(lock, timeout=0):
+    with (folder / "driver.lock").open("r+b") as file:
+        try:
+            # Shared: two readers must not take each other for a session.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return holder
-    finally:
-        lock.release()
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
     return holder if _is_alive(folder, holder) else None
-
-
-def _lock(folder: Path) -> FileLock:
-    return FileLock(folder / "driver.lock", mode=0o666, thread_local=False)
 
 
 def _acquire(lock: FileLock, timeout: float) -> bool:

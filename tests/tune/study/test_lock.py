@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -68,27 +69,41 @@ def test_one_that_ended_well_leaves_nothing(tmp_path):
         assert last is None
 
 
-def test_a_reader_does_not_disturb(tmp_path):
+def test_a_reader_does_not_disturb(tmp_path, monkeypatch):
     """Asking who is at work takes the lock for a moment; a driver that begins just then waits for that moment."""
     (tmp_path / "driver.lock").write_text(json.dumps({"host": "h", "pid": 1, "since": "t", "beat": 0}))
     handle = os.open(tmp_path / "driver.lock", os.O_RDWR)
     fcntl.flock(handle, fcntl.LOCK_SH)
-    threading.Timer(0.3, os.close, [handle]).start()
-    lock_before = lock.HEARTBEAT_SECONDS
-    lock.HEARTBEAT_SECONDS = 0.1
-    try:
-        with hold_lock(tmp_path) as last:
-            assert last == Holder(host="h", pid=1, since="t")
-    finally:
-        lock.HEARTBEAT_SECONDS = lock_before
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.1)
+    sleep, reading = time.sleep, [handle]
+
+    def finish_reading(seconds: float) -> None:
+        """Called where filelock waits before it tries again."""
+        while reading:
+            os.close(reading.pop())
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", finish_reading)
+    with hold_lock(tmp_path) as last:
+        assert last == Holder(host="h", pid=1, since="t")
+    assert not reading, "it had to wait"
 
 
-@pytest.fixture
-def no_locks(monkeypatch):
+def test_readers_do_not_see_each_other(tmp_path, other):
+    """Where another reader asks at the same moment, a dead session is still seen as dead."""
+    other.kill()
+    other.wait()
+    with (tmp_path / "driver.lock").open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        assert holder_at_work(tmp_path) is None
+
+
+@pytest.fixture(params=["ENOLCK", "ENOTSUP", "ENOSYS"])
+def no_locks(request, monkeypatch):
     """A file system without locks; hearts beat fast."""
 
     def refuse(handle: int, kind: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(getattr(errno, request.param), "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.1)
