@@ -1,4 +1,4 @@
-"""A page in headless Chromium, without a network."""
+"""A page as a parser and as headless Chromium see it, without a network."""
 
 import json
 import re
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from html import unescape
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,37 @@ def see_in_frame(page: Path, folder: Path, *, width: int, **more) -> dict:
     seen = see(folder / "frame.html", size=size, **more)
     assert not seen.console, seen.console
     return json.loads(seen.told("told"))
+
+
+class Reader(HTMLParser):
+    """A page's text, tables, anchors, and whatever it would fetch."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text, self.rows, self.fetched, self.ids, self.links, self.open = [], [], [], [], [], []
+        self.feed(page)
+        self.words = " ".join(" ".join(self.text).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+        for name, value in attrs:
+            if name in ("src", "srcset", "data", "action") or (name == "href" and tag != "a"):
+                self.fetched.append(value)
+            if name == "id":
+                self.ids.append(value)
+            if tag == "a" and name == "href":
+                self.links.append(value)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.open):
+            self.text.append(data)
+            if {"td", "th"} & set(self.open):
+                self.rows[-1][-1] += data

@@ -1,7 +1,7 @@
 """A study of rows instead of trials: each row of the paper's tables on the same seeds, in a folder like a search's.
 
-`trial` in its files is a row's number; row 0 is the unchanged config. Rows that train the same model are one. Asking for more
-tables adds rows and keeps the numbers of those that are there.
+`trial` in its files is a row's number; row 0 is the unchanged config. Rows that train the same model share a number. More tables
+add rows and keep the numbers of those that are there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import optuna
 
 from lfvd.config import MODALITIES, PRESETS, Config
 from lfvd.files import read_yaml
-from tune.paper.rows import ROWS, Row, arrange, effective
+from tune.paper.rows import ROWS, PaperRow, canonical_config, select_rows
 from tune.plan import AUTO, SHIPPED, ConfirmPlan, ResourcesPlan, SchedulerPlan, SearchPlan
 from tune.published import dataset_of
 from tune.study import checkpoints
@@ -68,18 +68,18 @@ class Grid(Study):
         """Keys of Config that make a row from the base."""
         return dict(self.plan.source["rows"][trial]["values"])
 
-    def arranged(self) -> tuple[list[Row], list[str]]:
+    def selected(self) -> tuple[list[PaperRow], list[str]]:
         """Rows of all parts, and a sentence for each that is left out."""
         present = self.plan.config.data.modalities
-        return arrange(self.parts, self.plan.config, present, dataset_of(self.data.name))
+        return select_rows(self.parts, self.plan.config, present, dataset_of(self.data.name))
 
-    def number(self, row: Row) -> int:
+    def number(self, row: PaperRow) -> int:
         """The number under which a row is trained."""
-        return self._number[effective(self.plan.config_of(row.values))]
+        return self._numbers_of[canonical_config(self.plan.config_of(row.values))]
 
     @functools.cached_property
-    def _number(self) -> dict[Config, int]:
-        return {effective(self.config_of(n)): n for n in self.numbers}
+    def _numbers_of(self) -> dict[Config, int]:
+        return {canonical_config(self.config_of(n)): n for n in self.numbers}
 
 
 def is_grid(folder: Path) -> bool:
@@ -141,11 +141,11 @@ def extended(plan: SearchPlan, parts: Sequence[str], corpus: Corpus) -> SearchPl
     present = tuple(m for m in MODALITIES if m in corpus.features)
     config = plan.config.with_values({"data.modalities": present})
     check_fit(config, corpus)
-    rows, _ = arrange([part for part in ROWS if part in parts], config, present, dataset_of(corpus.info.name))
+    rows, _ = select_rows([part for part in ROWS if part in parts], config, present, dataset_of(corpus.info.name))
     held = list(plan.source["rows"]) or [{"name": "ours", "values": {"data.modalities": ",".join(present)}}]
-    known = {effective(config.with_values(row["values"])) for row in held}
+    known = {canonical_config(config.with_values(row["values"])) for row in held}
     for row in rows:
-        if (same := effective(config.with_values(row.values))) not in known:
+        if (same := canonical_config(config.with_values(row.values))) not in known:
             known.add(same)
             held.append({"name": row.name, "values": row.values})
     everything = [part for part in ROWS if part in {*plan.source["parts"], *parts}]

@@ -16,8 +16,8 @@ from tune.best import evaluate_test
 from tune.paper.charts import draw_figures
 from tune.paper.grid import Grid
 from tune.paper.outcomes import SPLITS, UNDECIDED, Outcomes
-from tune.paper.rows import REFERENCE, title
-from tune.paper.tables import change, number, spread, summary, write_tables
+from tune.paper.rows import REFERENCE, part_title
+from tune.paper.tables import change_text, number, spread, summary, write_tables
 from tune.search.confirmation import ConfirmJobs
 from tune.session import NothingUsable, SessionOptions
 from tune.terminal.tables import print_faults
@@ -77,14 +77,14 @@ def _table(outcomes: Outcomes, part: str) -> Table:
         f"{SPLITS[split]} W-F1 %, mean ± standard deviation over {len(outcomes.seeds)} seeds\n"
         f"Δ: minus {to}, with 95 % interval; open: {UNDECIDED} from no change"
     )
-    table = Table(box=box.SIMPLE_HEAD, title=title(part), title_justify="left", caption=caption, padding=0)
+    table = Table(box=box.SIMPLE_HEAD, title=part_title(part), title_justify="left", caption=caption, padding=0)
     table.caption_justify = "left"
     table.add_column("row", no_wrap=True)
     for name in ("paper", "ours", "paper Δ", "our Δ"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("agrees")
-    for line in outcomes.lines(part):
-        cells = [number(line.paper["wf1"]), spread(line, f"{split}/wf1"), number(line.paper_change), change(line)]
+    for line in outcomes.compared(part):
+        cells = [number(line.paper["wf1"]), spread(line, f"{split}/wf1"), number(line.paper_change), change_text(line)]
         table.add_row(escape(line.row.name), *cells, line.agrees.replace(UNDECIDED, "open"))
     return table
 

@@ -1,7 +1,4 @@
-"""The rows of the paper's tables and figures as data: what each changes of a Config, and what the paper reports.
-
-`arrange(parts, base, present, dataset)` gives the rows that a base config and a corpus allow, and says which it leaves out.
-"""
+"""Rows of the paper's tables and figures as data: what each changes in a Config, and which a base and a corpus allow."""
 
 from __future__ import annotations
 
@@ -13,14 +10,14 @@ from lfvd.config import MODALITIES, MODALITY_NAMES, Config
 from lfvd.files import InputError
 
 LETTERS = {"l": "T", "a": "A", "v": "V"}
-"""The paper's letters of the modalities; it writes them in the order T, A, V."""
+"""The paper's modality_code of the modalities; it writes them in the order T, A, V."""
 
-OURS: dict[str, Any] = {}
-"""The base config as it is, on all modalities of the corpus."""
+BASE: dict[str, Any] = {}
+"""The unchanged config, on all modalities of the corpus."""
 
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
-    "table2": {"LFVD": OURS},
-    "table3": {"LFVD": OURS},
+    "table2": {"LFVD": BASE},
+    "table3": {"LFVD": BASE},
     "table4": {
         "T": {"data.modalities": "l"},
         "V": {"data.modalities": "v"},
@@ -31,7 +28,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "T+A+V": {"data.modalities": "l,a,v"},
     },
     "table5": {
-        "ours": OURS,
+        "ours": BASE,
         "w/o LFA-Transformer": {"model.attention": False},
         "w/o CEAR": {"model.atmosphere": False},
         "w/o DL": {"loss.gamma1": 0.0, "loss.gamma2": 0.0},
@@ -42,15 +39,15 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "w/ ours(V)": {"model.anchor": "v"},
     },
     "table6": {
-        "ours": OURS,
+        "ours": BASE,
         "w/o L_self": {"loss.gamma1": 0.0},
         "w/o L_full": {"loss.gamma2": 0.0},
         "w/o L_distillation": {"loss.gamma3": 0.0},
         "w/o L_all": {"loss.gamma1": 0.0, "loss.gamma2": 0.0, "loss.gamma3": 0.0},
     },
     "figure2": {kind: {"model.fusion": kind} for kind in ("variational", "add", "concat", "gate")},
-    "figure3": {"LFVD": OURS},
-    "figure4": {"LFVD": OURS},
+    "figure3": {"LFVD": BASE},
+    "figure4": {"LFVD": BASE},
 }
 """Part of the paper → its rows by their published names → keys of Config."""
 
@@ -62,7 +59,7 @@ ONLY = {"table2": "iemocap", "table3": "meld"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class PaperRow:
     """A row that can be trained."""
 
     part: str
@@ -89,48 +86,48 @@ def parts_of(tables: str, figures: str) -> list[str]:
     return found
 
 
-def title(part: str) -> str:
+def part_title(part: str) -> str:
     """`Table 4` for table4."""
     return f"{part[:-1].capitalize()} {part[-1]}"
 
 
-def letters(modalities: Sequence[str]) -> str:
+def modality_code(modalities: Sequence[str]) -> str:
     """`T+A+V`."""
     return "+".join(LETTERS[m] for m in MODALITIES if m in modalities)
 
 
-def arrange(parts: Sequence[str], base: Config, present: Sequence[str], dataset: str) -> tuple[list[Row], list[str]]:
+def select_rows(
+    parts: Sequence[str], base: Config, present: Sequence[str], dataset: str
+) -> tuple[list[PaperRow], list[str]]:
     """Rows of parts that can be trained, and a sentence for each other one.
 
-    present: the corpus's modalities; left out are rows without theirs, tables of the other corpus, and rows that are the
-    same as an earlier one of their part, because the base or the modalities leave nothing to take away.
+    present: the corpus's modalities. Left out are rows without theirs, tables of the other corpus, and rows that equal an
+    earlier one of their part, because the base or the modalities leave nothing to take away.
     """
-    rows: list[Row] = []
-    left: list[str] = []
+    rows: list[PaperRow] = []
+    left_out: list[str] = []
     for part in parts:
         if ONLY.get(part, dataset) != dataset:
-            left.append(f"{title(part)}: is of {ONLY[part].upper()}, the data are {dataset.upper()}")
+            left_out.append(f"{part_title(part)}: is of {ONLY[part].upper()}, the data are {dataset.upper()}")
             continue
         kept: dict[Config, str] = {}
-        for name, values in ROWS[part].items():
-            row = Row(part=part, name=name, values={"data.modalities": ",".join(present), **values})
-            same = effective(config := base.with_values({"data.modalities": list(present), **values}))
-            missing = [MODALITY_NAMES[m] for m in config.data.modalities if m not in present]
-            if missing:
-                left.append(f"{title(part)}, {name}: the data hold no {' and no '.join(missing)} features")
-            elif same in kept:
-                left.append(
-                    f"{title(part)}, {name}: is the same as {kept[same]} with this config on {letters(present)}"
-                )
+        for name, changes in ROWS[part].items():
+            values = {"data.modalities": ",".join(present), **changes}
+            config = base.with_values(values)
+            canonical, row = canonical_config(config), f"{part_title(part)}, {name}"
+            if missing := [MODALITY_NAMES[m] for m in config.data.modalities if m not in present]:
+                left_out.append(f"{row}: the data hold no {' and no '.join(missing)} features")
+            elif canonical in kept:
+                same = f"{kept[canonical]} with this config on {modality_code(present)}"
+                left_out.append(f"{row}: is the same as {same}")
             else:
-                kept[same] = name
-                rows.append(row)
-    return rows, left
+                kept[canonical] = name
+                rows.append(PaperRow(part=part, name=name, values=values))
+    return rows, left_out
 
 
-def effective(config: Config) -> Config:
-    """The config with what its model does not read put at rest, as far as rows differ in it: equal where they are the same row: with one
-    modality there is nothing to fuse, whatever maps a fusion adds."""
+def canonical_config(config: Config) -> Config:
+    """The same for all configs that train the same model: values that the model does not read are reset."""
     values: dict[str, Any] = {"model.anchor": config.anchor}
     values["data.modalities"] = [m for m in MODALITIES if m in config.data.modalities]
     if len(config.data.modalities) == 1:  # nothing to fuse, nothing to contrast across; concat and gate only add a map

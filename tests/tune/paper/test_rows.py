@@ -5,7 +5,7 @@ import pytest
 from lfvd.config import Config
 from lfvd.files import InputError
 from lfvd.training.trainer import train
-from tune.paper.rows import REFERENCE, ROWS, arrange, effective, letters, parts_of
+from tune.paper.rows import REFERENCE, ROWS, canonical_config, modality_code, parts_of, select_rows
 from tune.published import dataset_of, published
 
 ALL = ("l", "a", "v")
@@ -46,7 +46,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("dataset", ["meld", "iemocap"])
 def test_rows_change_the_config_as_the_paper_says_and_in_nothing_else(dataset):
-    rows, left = arrange(list(ROWS), BASE, ALL, dataset)
+    rows, left = select_rows(list(ROWS), BASE, ALL, dataset)
     own, other = ("table3", "Table 2") if dataset == "meld" else ("table2", "Table 3")
     expected = {(own, "LFVD"): {}, **CHANGES}
     assert {(row.part, row.name) for row in rows} == set(expected)
@@ -85,7 +85,7 @@ def names(rows, part):
 
 
 def test_language_alone():
-    rows, left = arrange(list(ROWS), BASE, ("l",), "meld")
+    rows, left = select_rows(list(ROWS), BASE, ("l",), "meld")
     assert names(rows, "table3") == ["LFVD"]
     assert names(rows, "table4") == ["T"]
     assert names(rows, "table5") == ["ours", "w/o LFA-Transformer", "w/o CEAR", "w/o DL", "w/o CMVD"]
@@ -98,7 +98,7 @@ def test_language_alone():
 
 
 def test_two_modalities():
-    rows, left = arrange(["table4", "table5"], BASE, ("l", "v"), "meld")
+    rows, left = select_rows(["table4", "table5"], BASE, ("l", "v"), "meld")
     assert names(rows, "table4") == ["T", "V", "T+V"]
     assert "w/ ours(V)" in names(rows, "table5")
     assert "Table 5, w/ ours(A): is the same as ours with this config on T+V" in left
@@ -106,7 +106,7 @@ def test_two_modalities():
 
 def test_a_base_that_lacks_what_a_row_takes_away():
     base = BASE.with_values({"loss.gamma3": 0.0, "model.fusion": "add"})
-    rows, left = arrange(["table5", "table6", "figure2"], base, ALL, "meld")
+    rows, left = select_rows(["table5", "table6", "figure2"], base, ALL, "meld")
     assert not {"w/o CMVD", "w/o CMVD-Fusion", "w/o CMVD-Distillation"} & set(names(rows, "table5"))
     assert "Table 6, w/o L_distillation: is the same as ours with this config on T+A+V" in left
     assert names(rows, "figure2") == ["variational", "add", "concat", "gate"], "Figure 2 names its fusions itself"
@@ -121,8 +121,10 @@ def test_configs_with_the_same_effect_train_the_same_model(tiny_config, tiny_cor
     one = tiny_config.with_values({"data.modalities": modalities, "run.epochs": 2})
     other = one.with_values(values)
     assert one != other
-    assert effective(one) == effective(other)
-    records = [[r["val/loss"] for r in train(each, tiny_corpus, 0).history] for each in (one, other, effective(one))]
+    assert canonical_config(one) == canonical_config(other)
+    records = [
+        [r["val/loss"] for r in train(each, tiny_corpus, 0).history] for each in (one, other, canonical_config(one))
+    ]
     assert records[0] == records[1] == records[2]
 
 
@@ -130,15 +132,15 @@ def test_configs_with_another_effect_train_another_model(tiny_config, tiny_corpu
     """Rows that are kept apart come to different losses: nothing is trained twice under two names."""
     base = tiny_config.with_values({"run.epochs": 2, "loss.gamma1": 1.0, "loss.gamma2": 1.0, "loss.gamma3": 1.0})
     for present in (("l",), ALL):
-        rows, _ = arrange(["table4", "table5", "table6", "figure2"], base, present, "meld")
-        configs = {effective(base.with_values(row.values)) for row in rows}
+        rows, _ = select_rows(["table4", "table5", "table6", "figure2"], base, present, "meld")
+        configs = {canonical_config(base.with_values(row.values)) for row in rows}
         losses = {train(each, tiny_corpus, 0).history[-1]["val/loss"] for each in configs}
         assert len(losses) == len(configs) == (6 if present == ("l",) else 20)
 
 
 def test_names():
-    assert letters(("v", "l")) == "T+V"
-    assert letters(ALL) == "T+A+V"
+    assert modality_code(("v", "l")) == "T+V"
+    assert modality_code(ALL) == "T+A+V"
     assert dataset_of("MELD (simulated)") == "meld"
     assert dataset_of("IEMOCAP") == "iemocap"
     with pytest.raises(InputError, match="the data are TINY, but the paper's tables are of IEMOCAP and MELD"):

@@ -1,10 +1,9 @@
 """Studies side by side: who is ahead by how much, what cannot be compared, what differs; and the two commands that write pages."""
 
 import dataclasses
-import re
+import shutil
 import subprocess
 import sys
-from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from scipy import stats
 
 from tests.helpers import invented
-from tests.helpers.browser import ink, see, see_in_frame
+from tests.helpers.browser import Reader, ink, see, see_in_frame
 from tune.cli import main
 from tune.report import compare
 from tune.report.compare import comparison_html, warnings_of, write_comparison
@@ -29,10 +28,10 @@ WIDER = {
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Path:
+def results(tmp_path_factory, whole) -> Path:
     """Two studies on the same data, and one that has just begun. Not to be changed."""
     folder = tmp_path_factory.mktemp("compare")
-    invented.whole(folder / "narrow")
+    shutil.copytree(whole.folder, folder / "narrow")
     invented.whole(folder / "wider", **WIDER)
     invented.search(invented.begin(folder / "young"), epochs=60)
     return folder
@@ -48,15 +47,8 @@ def found(results) -> dict[str, ReportData]:
     return {name: gather(Study.open(results / name)) for name in ("narrow", "wider", "young")}
 
 
-def cells_of(page: str) -> list[list[str]]:
-    """Cells of each row of each table."""
-    rows = re.findall(r"<tr.*?</tr>", page)
-    return [[unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in rows]
-
-
-def text_of(*found: ReportData) -> str:
-    page = comparison_html(found)
-    return " ".join(unescape(re.sub(r"<script.*?</script>|<style.*?</style>|<[^>]*>", " ", page, flags=re.S)).split())
+def read(*found: ReportData) -> Reader:
+    return Reader(comparison_html(found))
 
 
 def test_answer(found):
@@ -100,7 +92,7 @@ def test_a_clear_winner(found):
 
 
 def test_summary_and_differences(found):
-    rows = {row[0]: row[1:] for row in cells_of(comparison_html([found["narrow"], found["wider"]]))}
+    rows = {row[0]: row[1:] for row in read(found["narrow"], found["wider"]).rows}
     for name in ("narrow", "wider"):
         study = found[name].study
         scores = 100 * np.array(ranking(study)[0].scores)
@@ -121,11 +113,11 @@ def test_a_key_searched_in_one_alone(found, tmp_path):
     space = {k: v for k, v in invented.PLAN["space"].items() if k != "model.heads"}
     other = invented.begin(tmp_path / "other", space=space, set={"model.heads": 8})
     invented.search(other, epochs=50)
-    assert ["model.heads", "1, 2, 4, 8", "8"] in cells_of(comparison_html([found["narrow"], gather(other)]))
+    assert ["model.heads", "1, 2, 4, 8", "8"] in read(found["narrow"], gather(other)).rows
 
 
 def test_not_confirmed_yet(found):
-    text = text_of(found["narrow"], found["young"])
+    text = read(found["narrow"], found["young"]).words
     assert "Not confirmed yet: young. There are no two confirmed winners to compare." in text
 
 
@@ -140,7 +132,7 @@ def test_other_data(found, tmp_path):
         "The studies are of different data, so their scores cannot be compared: narrow: MELD (simulated) (5e5e5e5e5e5e), "
         "iemocap: IEMOCAP (abababababab)."
     )
-    text = text_of(found["narrow"], gather(study))
+    text = read(found["narrow"], gather(study)).words
     assert warning in text
     assert "Which search found the better winner cannot be said: see the warning above." in text
     assert warnings_of([found["narrow"].study, found["wider"].study]) == []
@@ -150,8 +142,8 @@ def test_hours_of_two_kinds(found, tmp_path):
     """A GPU's and a core's are not put on one axis without a word."""
     study = invented.begin(tmp_path / "gpu", resources={"gpu": 0.5})
     invented.search(study, epochs=60)
-    assert "their hours do not cost the same" in text_of(found["narrow"], gather(study))
-    assert "their hours" not in text_of(found["narrow"], found["wider"])
+    assert "their hours do not cost the same" in read(found["narrow"], gather(study)).words
+    assert "their hours" not in read(found["narrow"], found["wider"]).words
 
 
 @pytest.mark.parametrize("names", [["narrow"], ["narrow", "narrow"]])

@@ -8,7 +8,6 @@ import plotly.graph_objects as go
 import pytest
 
 from lfvd.training.metrics import confusion_matrix, weighted_f1
-from tests.helpers import invented
 from tune.report import result_figures
 from tune.report.page import _figure_json
 from tune.search.confirmation import ranking
@@ -72,18 +71,17 @@ def test_f1_by_class():
     assert (list(paper.x), list(paper.y)) == ([33.0], [0])
 
 
-def test_finalists_by_seed(tmp_path):
-    study = invented.whole(tmp_path / "demo")
-    order = ranking(study)
-    rows = {result_figures.name_of(each.trial, order[0].trial): (study, each) for each in order}
+def test_finalists_by_seed(whole):
+    order = ranking(whole)
+    rows = {result_figures.name_of(each.trial, order[0].trial): (whole, each) for each in order}
     figure = result_figures.by_seed(rows)
     points, means, search = figure.data
-    runs = {(run["trial"], run["seed"]): 100 * run["val/wf1"] for run in study.confirmed()}
+    runs = {(run["trial"], run["seed"]): 100 * run["val/wf1"] for run in whole.confirmed()}
     assert sorted(points.x) == pytest.approx(sorted(runs.values()))
     for name, (_, each) in rows.items():
         place = list(means.y).index(name)
         assert means.x[place] == pytest.approx(np.mean([runs[each.trial, seed] for seed in each.seeds]))
-        trial = study.trials[each.trial]
+        trial = whole.trials[each.trial]
         assert search.x[list(search.y).index(name)] == pytest.approx(100 * max(trial.intermediate_values.values()))
     low, high = figure.layout.xaxis.range
     assert [each for each in order if len(each.seeds) < 5], "else nothing runs out of the frame"

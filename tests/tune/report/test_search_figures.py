@@ -14,20 +14,14 @@ from tune.report.compute_time import ComputeTime, compute_time
 from tune.report.search_figures import BLUE, GREY, ending
 from tune.search.asha import Rungs
 from tune.search.confirmation import ranking
-from tune.study.study import OBJECTIVE, Study
+from tune.study.study import OBJECTIVE
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Study:
-    """A whole study. Not to be changed."""
-    return invented.whole(tmp_path_factory.mktemp("figures") / "demo")
-
-
-@pytest.fixture(scope="module")
-def epochs(study) -> dict[int, list[dict]]:
+def epochs(whole) -> dict[int, list[dict]]:
     """Literally what epochs.jsonl has of the search, by trial."""
     found: dict[int, list[dict]] = {}
-    for line in (study.folder / "epochs.jsonl").read_text().splitlines():
+    for line in (whole.folder / "epochs.jsonl").read_text().splitlines():
         record = json.loads(line)
         if record["stage"] == "search":
             found.setdefault(record["trial"], []).append(record)
@@ -35,25 +29,25 @@ def epochs(study) -> dict[int, list[dict]]:
 
 
 @pytest.fixture(scope="module")
-def scores(study, epochs) -> dict[int, float]:
+def scores(whole, epochs) -> dict[int, float]:
     """Percent that each trial reached, without failed ones."""
-    failed = {t.number for t in study.trials if t.state == TrialState.FAIL}
+    failed = {t.number for t in whole.trials if t.state == TrialState.FAIL}
     assert failed
     return {n: 100 * records[-1][OBJECTIVE] for n, records in epochs.items() if n not in failed}
 
 
-def test_history_has_the_studys_own_numbers(study, scores):
+def test_history_has_the_studys_own_numbers(whole, scores):
     """Failed trials are left out, and shift nobody's number."""
-    each, best = search_figures.history(finished_search(study)).data[:2]
+    each, best = search_figures.history(finished_search(whole)).data[:2]
     points = {n: y for n, y in zip(each.x, each.y, strict=True) if not math.isnan(y)}
     assert points == pytest.approx(scores)
     line = dict(zip(best.x, best.y, strict=True))
     assert [line[n] for n in points] == pytest.approx(list(np.maximum.accumulate(list(scores.values()))))
 
 
-def test_learning_curves(study, epochs):
+def test_learning_curves(whole, epochs):
     """Every epoch of every trial is there once, under how the trial ended; the rungs are where ASHA has them."""
-    figure = search_figures.learning_curves(study)
+    figure = search_figures.learning_curves(whole)
     shown = {}
     for trace in figure.data:
         for number, epoch, value in zip(trace.customdata, trace.x, trace.y, strict=True):
@@ -61,19 +55,19 @@ def test_learning_curves(study, epochs):
                 shown[int(number), int(epoch)] = (trace.name, value)
     expected = {(n, r["epoch"]): 100 * r[OBJECTIVE] for n, records in epochs.items() for r in records}
     assert shown.keys() == expected.keys()
-    ends = {t.number: ending(t) for t in study.trials}
+    ends = {t.number: ending(t) for t in whole.trials}
     counts = {name: sum(end == name for end in ends.values()) for name in ends.values()}
     assert {"finished", "failed", "stopped by hand", "stopped at rung 2"} <= counts.keys()
     for (number, _), (name, _) in shown.items():
         assert name == f"{ends[number]} ({counts[ends[number]]})"
     assert [shown[key][1] for key in expected] == pytest.approx(list(expected.values()), rel=1e-6)
-    assert [line.x0 for line in figure.layout.shapes] == sorted(Rungs(study.plan.scheduler).values) == [2, 6, 18]
+    assert [line.x0 for line in figure.layout.shapes] == sorted(Rungs(whole.plan.scheduler).values) == [2, 6, 18]
     colours = [trace.line.color for trace in figure.data]
     assert len(set(colours)) == len(colours)
 
 
-def test_a_gap_lies_between_two_curves(study):
-    for trace in search_figures.learning_curves(study).data:
+def test_a_gap_lies_between_two_curves(whole):
+    for trace in search_figures.learning_curves(whole).data:
         inside = [a == b for a, b in zip(trace.customdata, trace.customdata[1:], strict=False)]
         joined = [not math.isnan(a) and not math.isnan(b) for a, b in zip(trace.x, trace.x[1:], strict=False)]
         assert all(same for same, together in zip(inside, joined, strict=True) if together)
@@ -102,21 +96,21 @@ def test_importance_bars():
     assert search_figures.importance_bars([]) is None
 
 
-def test_slices(study, scores):
+def test_slices(whole, scores):
     """A point a trial, the searched range as axis, and winner and baseline on their values."""
-    order = ranking(study)
+    order = ranking(whole)
     roles = {"winner": order[0], "baseline": next(each for each in order if each.trial == 0)}
-    drawn = search_figures.slices(study, finished_search(study), list(study.plan.space), roles)
-    assert list(drawn) == list(study.plan.space)
+    drawn = search_figures.slices(whole, finished_search(whole), list(whole.plan.space), roles)
+    assert list(drawn) == list(whole.plan.space)
     for key, figure in drawn.items():
         points, winner, baseline = figure.data
         text = repr if key == "model.heads" else float
-        expected = sorted((text(study.trials[n].params[key]), score) for n, score in scores.items())
+        expected = sorted((text(whole.trials[n].params[key]), score) for n, score in scores.items())
         shown = sorted(zip(points.x, points.y, strict=True))
         assert [x for x, _ in shown] == [x for x, _ in expected]
         assert [y for _, y in shown] == pytest.approx([y for _, y in expected])
         for mark, number in ((winner, order[0].trial), (baseline, 0)):
-            value = text(study.trials[number].params[key])
+            value = text(whole.trials[number].params[key])
             assert (mark.x[0], mark.y[0]) == (value, pytest.approx(scores[number]))
         assert baseline.marker.symbol == "diamond-open"
     lr, heads = drawn["optim.lr"].layout.xaxis, drawn["model.heads"].layout.xaxis
@@ -144,11 +138,11 @@ def test_slices_of_words(tmp_path):
         assert list(figure.layout.xaxis.ticktext) == [str(choice) for choice in space[key]["choices"]]
 
 
-def test_parallel_coordinates(study, scores):
-    figure = search_figures.parallel(finished_search(study))
+def test_parallel_coordinates(whole, scores):
+    figure = search_figures.parallel(finished_search(whole))
     shown = sorted(float(line.customdata[0][1]) for line in figure.data)
     assert shown == pytest.approx(sorted(scores.values()), abs=0.1)  # Optuna writes three digits
-    assert [name.replace("<br>", "") for name in figure.layout.xaxis.ticktext][1:] == sorted(study.plan.space)
+    assert [name.replace("<br>", "") for name in figure.layout.xaxis.ticktext][1:] == sorted(whole.plan.space)
 
 
 def test_expected_best_by_hours():
