@@ -1,6 +1,7 @@
 """The equations of the model, literally: loops over dialogues and utterances, plain tensors, autograd for gradients.
 
-Slow on purpose, and without a line of the package: the fast code is compared with it. Dropout is left out everywhere.
+Slow on purpose, and without a line of the package: the fast code is compared with it. Dropout is left out everywhere. Only
+the DAG takes padded batches, because LiteralStack times it too.
 Shape legend: n utterances of one dialogue (never padded), N labelled utterances of a batch, d model width, z latent
 width, c classes. `omega` is ω. A modality is a key of a dict: "l", "a", "v".
 """
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 
 class Affine(NamedTuple):
@@ -77,40 +79,47 @@ class DagLayer:
     cell_p: Cell  # input M_i, hidden H_i
 
 
-def predecessors(speaker: Sequence[int], i: int, omega: int) -> list[int]:
-    """Walk back from i to the omega-th previous utterance of the same speaker, or to the first utterance."""
-    found, j, seen = [], i - 1, 0
-    while j >= 0 and seen < omega:
-        found.append(j)
-        if speaker[j] == speaker[i]:
-            seen += 1
-        j -= 1
-    return found
+def predecessors(speaker: Tensor, omega: int) -> tuple[Tensor, Tensor]:
+    """Speaker [b, n] → two masks [b, n, n] (i, j): which j precede i, and which of them are of i's speaker.
+
+    j precedes i when fewer than ω utterances of i's speaker lie strictly between them.
+    """
+    n = speaker.shape[1]
+    earlier = torch.ones(n, n, dtype=torch.bool, device=speaker.device).tril(-1)
+    same = (speaker[:, :, None] == speaker[:, None, :]) & earlier  # [b, n, n]
+    after_or_at = same.flip(-1).cumsum(-1).flip(-1)  # utterances of i's speaker in [j, i)
+    between = after_or_at - same.long()
+    precede = earlier & (between < omega)
+    return precede, precede & same
 
 
-def dag_layer(below: Tensor, speaker: Sequence[int], layer: DagLayer, omega: int) -> Tensor:
-    """H^{l-1} [n, d] → H^l [n, d], from the first utterance to the last."""
-    above: list[Tensor] = []
-    w_alpha = torch.cat([layer.key, layer.query])  # [2d]
-    for i in range(len(below)):
-        before = predecessors(speaker, i, omega)
-        message = torch.zeros_like(below[i])
-        if before:
-            score = torch.stack([w_alpha @ torch.cat([above[j], below[i]]) + layer.bias for j in before])
-            alpha = torch.exp(score) / torch.exp(score).sum()
-            for weight, j in zip(alpha, before, strict=True):
-                relation = layer.same if speaker[j] == speaker[i] else layer.different
-                message = message + weight * (relation @ above[j])
-        above.append(layer.cell_c(below[i], message) + layer.cell_p(message, below[i]))
-    return torch.stack(above)
+def dag_layer(below: Tensor, precede: Tensor, own: Tensor, weights: DagLayer) -> Tensor:
+    """H^{l-1} [b, n, d], masks of `predecessors` → H^l [b, n, d], from the first utterance to the last (model.md §2)."""
+
+    def cells(i: int, message: Tensor) -> Tensor:
+        return torch.gru_cell(below[:, i], message, *weights.cell_c) + torch.gru_cell(
+            message, below[:, i], *weights.cell_p
+        )
+
+    w_alpha = torch.cat((weights.key, weights.query))[None]  # [1, 2d]
+    states = cells(0, torch.zeros_like(below[:, 0]))[:, None]  # M of the first utterance is 0
+    for i in range(1, below.shape[1]):
+        here = below[:, i, None].expand(-1, i, -1)  # [b, i, d]
+        score = linear(torch.cat((states, here), dim=-1), w_alpha, weights.bias[None]).squeeze(-1)  # [b, i]
+        alpha = score.masked_fill(~precede[:, i, :i], -math.inf).softmax(-1)
+        same = own[:, i, :i, None].to(below.dtype)
+        related = linear(states, weights.same) * same + linear(states, weights.different) * (1 - same)
+        message = torch.bmm(alpha[:, None], related).squeeze(1)  # [b, d]
+        states = torch.cat((states, cells(i, message)[:, None]), dim=1)
+    return states
 
 
-def dag(x: Tensor, speaker: Sequence[int], layers: Sequence[DagLayer], output: Affine, omega: int) -> Tensor:
-    """One dialogue of one modality [n, d] → [n, d]: Linear(concat(H^0, ..., H^L))."""
+def dag(x: Tensor, masks: tuple[Tensor, Tensor], layers: Sequence[DagLayer], output: Affine) -> Tensor:
+    """One modality [b, n, d], masks of `predecessors` → [b, n, d]: Linear(concat(H^0, ..., H^L))."""
     levels = [x]
     for layer in layers:
-        levels.append(dag_layer(levels[-1], speaker, layer, omega))
-    return torch.stack([output(torch.cat([level[i] for level in levels])) for i in range(len(x))])
+        levels.append(dag_layer(levels[-1], *masks, layer))
+    return linear(torch.cat(levels, dim=-1), *output)
 
 
 # -------------------------------------------------------------------------------------- augmentation (Eqs. 4-9)
@@ -402,7 +411,8 @@ def represent(dialogue: Dialogue, parameters: ModelParameters, settings: Setting
     x = {}
     for modality, rows in dialogue.features.items():
         encoded = encode(rows, *parameters.encoders[modality])
-        x[modality] = dag(encoded, dialogue.speaker, *parameters.dags[modality], settings.omega)
+        masks = predecessors(torch.tensor([dialogue.speaker]), settings.omega)
+        x[modality] = dag(encoded[None], masks, *parameters.dags[modality])[0]
     if not settings.attention:
         return x
     return augment(
@@ -471,51 +481,12 @@ def _losses(
     return terms
 
 
-# ------------------------------------------------------------------------------------------------------ metrics
-
-
-def confusion(truth: Sequence[int], guess: Sequence[int], classes: int) -> list[list[int]]:
-    """Rows: truth; columns: guess."""
-    table = [[0] * classes for _ in range(classes)]
-    for t, g in zip(truth, guess, strict=True):
-        table[t][g] += 1
-    return table
-
-
-def accuracy(truth: Sequence[int], guess: Sequence[int]) -> float:
-    return sum(t == g for t, g in zip(truth, guess, strict=True)) / len(truth)
-
-
-def class_f1(truth: Sequence[int], guess: Sequence[int], k: int) -> float:
-    """2PR / (P + R); 0 where the class is neither there nor guessed."""
-    pairs = list(zip(truth, guess, strict=True))
-    hit = sum(t == k and g == k for t, g in pairs)
-    there, said = sum(t == k for t, _ in pairs), sum(g == k for _, g in pairs)
-    if hit == 0:
-        return 0.0
-    precision, recall = hit / said, hit / there
-    return 2 * precision * recall / (precision + recall)
-
-
-def weighted_f1(truth: Sequence[int], guess: Sequence[int], classes: int) -> float:
-    """Mean of the classes' F1, weighted by their support."""
-    return sum(class_f1(truth, guess, k) * sum(t == k for t in truth) for k in range(classes)) / len(truth)
-
-
-def length_bin(length: int, upper: Sequence[int]) -> int:
-    """The bin of a dialogue; `upper` holds the last length of every bin but the last: ≤43, 44-59, >59 is (43, 59)."""
-    for k, limit in enumerate(upper):
-        if length <= limit:
-            return k
-    return len(upper)
-
-
 # ------------------------------------------------------- parameters of the package's modules, under the names above
 # The modules batch their weights over modalities as [m, in, out]; here each modality has its own, [out, in]. All are
 # views, so that gradients of the reference arrive at the modules' own parameters.
 
 
-def linear(module: torch.nn.Linear) -> Affine:
+def affine(module: torch.nn.Linear) -> Affine:
     return Affine(module.weight, module.bias)
 
 
@@ -570,16 +541,16 @@ def dag_parameters(module: torch.nn.Module, m: int, modalities: int, seed: int =
 
 def block_parameters(module: torch.nn.Module) -> Block:
     return Block(
-        output=linear(module.project),
+        output=affine(module.project),
         norm1=Norm(module.norm_attention.weight, module.norm_attention.bias),
         norm2=Norm(module.norm_forward.weight, module.norm_forward.bias),
-        ffn1=linear(module.expand),
-        ffn2=linear(module.contract),
+        ffn1=affine(module.expand),
+        ffn2=affine(module.contract),
     )
 
 
 def augmentation_parameters(module: torch.nn.Module, names: Sequence[str]) -> AugmentationParameters:
-    query = linear(module.query)  # only the anchor's is ever used
+    query = affine(module.query)  # only the anchor's is ever used
     projections = {
         name: Projections(query, *split_linear(layer, 2)) for name, layer in zip(names, module.key_value, strict=True)
     }
@@ -606,7 +577,7 @@ def mix_parameters(module: torch.nn.Module, names: Sequence[str]) -> Affine | di
     """Of a fusion: one map for concat, one for each modality for gate."""
     if module.kind == "gate":
         return dict(zip(names, split_linear(module.mix, len(names)), strict=True))
-    return linear(module.mix) if module.kind == "concat" else None
+    return affine(module.mix) if module.kind == "concat" else None
 
 
 def model_parameters(module: torch.nn.Module) -> ModelParameters:
@@ -616,7 +587,7 @@ def model_parameters(module: torch.nn.Module) -> ModelParameters:
         dags={name: dag_parameters(module.dag, m, len(names)) for m, name in enumerate(names)},
         augmentation=augmentation_parameters(module.augmentation, names) if module.augmentation is not None else None,
         gaussians={name: gaussian_parameters(module.latent, m) for m, name in enumerate(names)},
-        classifier=linear(module.classifier),
+        classifier=affine(module.classifier),
         mix=mix_parameters(module.fusion, names),
     )
 

@@ -1,11 +1,10 @@
-"""Metrics against plain loops and scikit-learn, absent classes included."""
+"""Metrics against scikit-learn, absent classes included."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from lfvd.training import metrics
-from tests.helpers import reference
 
 NAMES = ("neutral", "joy", "anger", "fear", "disgust")
 # Which classes occur, and which are predicted.
@@ -30,7 +29,7 @@ def draw(case: str, count: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndar
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_scores_equal_scikit_learn_and_plain_loops(case: str) -> None:
+def test_scores_equal_scikit_learn(case: str) -> None:
     label, guess = draw(case)
     found = metrics.scores(label, guess, NAMES)
     every = f1_score(label, guess, labels=range(5), average=None, zero_division=0)
@@ -39,10 +38,6 @@ def test_scores_equal_scikit_learn_and_plain_loops(case: str) -> None:
     assert found["acc"] == pytest.approx(accuracy_score(label, guess), abs=1e-12)
     assert found["wf1"] == pytest.approx(f1_score(label, guess, average="weighted", zero_division=0), abs=1e-12)
     assert [found[f"f1/{name}"] for name in NAMES] == pytest.approx(list(every), abs=1e-12)
-    truth, said = label.tolist(), guess.tolist()
-    assert found["acc"] == pytest.approx(reference.accuracy(truth, said), abs=1e-12)
-    assert found["wf1"] == pytest.approx(reference.weighted_f1(truth, said, 5), abs=1e-12)
-    assert list(every) == pytest.approx([reference.class_f1(truth, said, k) for k in range(5)], abs=1e-12)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -50,7 +45,6 @@ def test_confusion_has_the_truth_in_rows(case: str) -> None:
     label, guess = draw(case)
     found = metrics.confusion_matrix(label, guess, 5)
     assert found.tolist() == confusion_matrix(label, guess, labels=range(5)).tolist()
-    assert found.tolist() == reference.confusion(label.tolist(), guess.tolist(), 5)
 
 
 def test_a_small_case_by_hand() -> None:
@@ -77,7 +71,7 @@ def test_length_bins_equal_scikit_learn(bins: tuple[int, int], names: list[str],
     length = np.random.default_rng(1).choice(edges, 300)
     found = metrics.wf1_by_length(label, guess, length, bins=bins, classes=5)
     assert list(found) == names
-    own = np.array([reference.length_bin(n, bins) for n in length])
+    own = np.searchsorted(bins, length)
     for k, name in enumerate(names):
         chosen = own == k
         assert set(length[chosen]) == set(edges[2 * k : 2 * k + 2])
