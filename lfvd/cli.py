@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lfvd.extract.cli import app as extract_app
+from lfvd.extract.cli import print_error
 from lfvd.files import InputError, print_warnings
 
 if TYPE_CHECKING:
@@ -61,11 +62,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         print_error(f"{error.filename2 or error.filename}: {error.strerror}: check the path, its rights and the disk")
     sys.exit(2)
-
-
-def print_error(text: str) -> None:
-    """One line on stderr."""
-    print(f"lfvd: {text}", file=sys.stderr)
 
 
 @app.command("import")

@@ -96,13 +96,11 @@ def predecessors(speaker: Tensor, omega: int) -> tuple[Tensor, Tensor]:
 def dag_layer(below: Tensor, precede: Tensor, own: Tensor, weights: DagLayer) -> Tensor:
     """H^{l-1} [b, n, d], masks of `predecessors` → H^l [b, n, d], from the first utterance to the last (model.md §2)."""
 
-    def cells(i: int, message: Tensor) -> Tensor:
-        return torch.gru_cell(below[:, i], message, *weights.cell_c) + torch.gru_cell(
-            message, below[:, i], *weights.cell_p
-        )
+    def cells(below: Tensor, message: Tensor) -> Tensor:
+        return torch.gru_cell(below, message, *weights.cell_c) + torch.gru_cell(message, below, *weights.cell_p)
 
     w_alpha = torch.cat((weights.key, weights.query))[None]  # [1, 2d]
-    states = cells(0, torch.zeros_like(below[:, 0]))[:, None]  # M of the first utterance is 0
+    states = cells(below[:, 0], torch.zeros_like(below[:, 0]))[:, None]  # M of the first utterance is 0
     for i in range(1, below.shape[1]):
         here = below[:, i, None].expand(-1, i, -1)  # [b, i, d]
         score = linear(torch.cat((states, here), dim=-1), w_alpha, weights.bias[None]).squeeze(-1)  # [b, i]
@@ -110,7 +108,7 @@ def dag_layer(below: Tensor, precede: Tensor, own: Tensor, weights: DagLayer) ->
         same = own[:, i, :i, None].to(below.dtype)
         related = linear(states, weights.same) * same + linear(states, weights.different) * (1 - same)
         message = torch.bmm(alpha[:, None], related).squeeze(1)  # [b, d]
-        states = torch.cat((states, cells(i, message)[:, None]), dim=1)
+        states = torch.cat((states, cells(below[:, i], message)[:, None]), dim=1)
     return states
 
 
