@@ -114,9 +114,8 @@ def simulate(
     dialogues, speakers and emotions stay the same. Same arguments, same bytes. Raises CorpusError for a bad value.
     """
     real = _statistics(like)
-    _check_seed(seed)
     widths = dict(real.widths if widths is None else widths)
-    _check_widths(widths)
+    _check_arguments(seed, widths)
     rng = np.random.default_rng((seed, 0))
     blocks = _scaled(real, dialogues)
     parts = [_block(real, count, quota, rng) for count, quota in blocks]
@@ -152,9 +151,8 @@ def synthetic_features(
     Raises CorpusError for a bad seed, modality or width.
     """
     real = _statistics(like)
-    _check_seed(seed)
-    width = real.widths[modality] if width is None else width
-    _check_widths({modality: width})
+    width = real.widths.get(modality, 1) if width is None else width
+    _check_arguments(seed, {modality: width})
     rng = np.random.default_rng((seed, 1 + MODALITIES.index(modality)))
     direction = real.strength[modality] * np.eye(len(real.classes) + 1, HIDDEN)  # [c+1, k]
     direction[UNLABELLED] = 0.0  # -1 picks the last row
@@ -188,12 +186,9 @@ def _statistics(like: str) -> CorpusStatistics:
     return STATISTICS[like]
 
 
-def _check_seed(seed: int) -> None:
+def _check_arguments(seed: int, widths: Mapping[str, int]) -> None:
     if seed < 0:
         raise CorpusError(f"the value of `seed` is {seed}, but must be at least 0: try {-seed}")
-
-
-def _check_widths(widths: Mapping[str, int]) -> None:
     names = ", ".join(MODALITIES)
     if not widths:
         raise CorpusError(f"`widths` names no modality, but must name at least one of {names}: add one")
