@@ -1,6 +1,6 @@
 """Record what a checkout computes, prints and writes, and compare two recordings made on one machine.
 
-    python tests/gates/record.py CHECKOUT OUT.json            (one to three minutes)
+    python tests/gates/record.py CHECKOUT OUT.json            (a minute of CPU time; starts Ray twice)
     python tests/gates/record.py --compare A.json B.json      (exit 0: equal; exit 1: prints what differs)
 
 Both recordings need the same record.py and the same Python environment: the last bits of a float depend on the machine.
