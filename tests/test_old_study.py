@@ -43,7 +43,7 @@ def test_a_finished_study_is_read(studies):
     assert "42.40" in best or "42.4" in best, "mean validation W-F1 of the winner, trial 1"
     assert "16.69" in best, "of the baseline"
     assert "25.71" in best, "the difference"
-    assert "6" in tune(studies, "status", "study_v1")
+    assert "6 of 6 trials" in tune(studies, "status", "study_v1")
 
 
 def test_its_report_is_drawn(studies):
