@@ -239,7 +239,7 @@ def _run_rows(launch: _Launch, plan: SearchPlan, parts: Sequence[str], data: Pat
         grid = start_grid(launch.folder, plan, parts, corpus=corpus, data=data, storage=launch.storage)
         if not rows.run_rows(grid, corpus, console, settings):
             raise KeyboardInterrupt
-    rows.show(grid, console)
+    rows.print_tables(grid, console)
     _print_mlflow(console, settings)
 
 

@@ -51,7 +51,7 @@ def write(grid: Grid, corpus: Corpus) -> None:
     write_tables(outcomes, draw_figures(outcomes))
 
 
-def show(grid: Grid, console: Console) -> None:
+def print_tables(grid: Grid, console: Console) -> None:
     """The tables in short, what is left out, and where all of it lies."""
     outcomes = Outcomes(grid)
     console.print(f"\n[bold]{escape(f'{grid.name}: {grid.data.title}')}[/]")

@@ -78,7 +78,7 @@ def test_terminal(whole):
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(ConfirmView(jobs).view())
     assert ConfirmView(jobs).line().startswith("rows of tables: 40 runs done, 0 pending")
-    reproduce.show(whole, console)
+    reproduce.print_tables(whole, console)
     shown = console.export_text()
     assert re.search(r"row +seed 0 +seed 1", shown)
     assert max(len(line) for line in shown.splitlines() if "/" not in line or "w/" in line) <= 80
