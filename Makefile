@@ -33,7 +33,6 @@ chaos: install
 	$(BIN)/python -m tests.tune.test_chaos --kills 20
 
 fuzz: install
-	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: 'atheris>=3,<4'
 	$(BIN)/python tests/fuzz/run.py --inputs 200000
 
 lint: install

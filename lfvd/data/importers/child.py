@@ -8,10 +8,12 @@ The output is a tree in prefix order: a line of JSON for each value, then the it
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import runpy
 import sys
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -37,6 +39,14 @@ class Once(dict[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         self.twice |= key in self
         super().__setitem__(key, value)
+
+    @classmethod
+    def of(cls, pairs: list[tuple[str, Any]]) -> Once:
+        """The object of these pairs."""
+        found = cls()
+        for key, value in pairs:
+            found[key] = value
+        return found
 
 
 class Writer:
@@ -93,6 +103,20 @@ class Writer:
                 self.write(item, depth + 1)
 
 
+def _json_items(source: Any) -> Iterator[Any]:
+    """Items of a JSON list one by one; at once where it holds NaN or Infinity, which Python writes and JSON does not know."""
+    import ijson  # type: ignore[import-untyped]
+
+    if source.peek(1).lstrip()[:1] != b"[":
+        raise ValueError("it is no list")
+    with mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        strict = text.find(b"NaN") < 0 and text.find(b"Infinity") < 0
+    if strict:
+        yield from ijson.items(source, "item", use_float=True, map_type=Once)
+    else:
+        yield from json.load(source, object_pairs_hook=Once.of)
+
+
 def convert(kind: str, source: Any, target: BinaryIO) -> str | None:
     """Write the content of a pickle, or the items of a JSON list; returns what is wrong with the file, or None."""
     writer = Writer(target)
@@ -100,11 +124,7 @@ def convert(kind: str, source: Any, target: BinaryIO) -> str | None:
         if kind == "pickle":
             writer.write(Unpickler(source).load())
         else:
-            import ijson  # type: ignore[import-untyped]
-
-            if source.peek(1).lstrip()[:1] != b"[":
-                raise ValueError("it is no list")
-            for item in ijson.items(source, "item", use_float=True, map_type=Once):
+            for item in _json_items(source):
                 writer.write(item)
         target.flush()
     except Refused as error:

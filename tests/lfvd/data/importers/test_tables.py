@@ -231,7 +231,12 @@ BAD_JSON = {
     "label": ('[[{"speaker": "a", "cls": [1], "label": 7}]]', "the label is 7, but label_vocab.pkl has 7 names"),
     "label name": ('[[{"speaker": "a", "cls": [1], "label": "x"}]]', "the label 'x' is not in label_vocab.pkl"),
     "no labels": ('[[{"speaker": "a", "cls": [1]}]]', "no utterance has a label"),
-    "NaN": ('[[{"speaker": "a", "cls": [NaN], "label": 1}]]', "(lexical error: invalid char in json text.)"),
+    "NaN": ('[[{"speaker": "a", "cls": [NaN], "label": 1}]]', "are NaN or infinite"),
+    "NaN twice": (
+        '[[{"speaker": "a", "cls": [NaN], "cls": [2]}]]',
+        "has a key that stands twice in one object: keep one",
+    ),
+    "NaN deep": ("[NaN," + "[" * 100_000, "is cut off, damaged or not a JSON list of dialogues"),
     "widths": (
         '[[{"speaker": "a", "cls": [1], "label": 1}, {"speaker": "a", "cls": [1, 2], "label": 1}]]',
         "dialogue train_0, utterance 1: is 2 wide, but others are 1",
