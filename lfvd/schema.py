@@ -94,7 +94,9 @@ def _rule(error: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The error text for a key that does not exist, with the nearest that does, or those beside it."""
-    group = key.rpartition(".")[0]
+    group, _, name = key.rpartition(".")
+    if key in known:  # a dotted key where a file has nested ones
+        return f"there is no key `{key}` at the top of the file: write `{group}: {{{name}: …}}`"
     beside = [k for k in known if k.rpartition(".")[0] == group] or [k for k in known if "." not in k] or known
     return f"there is no key `{key}`{_nearest(key, known) or ': known keys are ' + ', '.join(beside)}"
 

@@ -84,6 +84,7 @@ def test_all_errors_of_a_file_together(tmp_path):
     ("text", "message"),
     [
         ("modle: {}", "there is no key `modle`: did you mean `model`?"),
+        ("model.width: 8", "there is no key `model.width` at the top of the file: write `model: {width: …}`"),
         ("model: 3", "the value of `model` is 3, but must be a mapping of its keys"),
         ("1: {a: 2}", "there is no key `1`: known keys are data, model, loss, optim, run"),
         ("- a", "holds a list, but must hold a mapping of keys to values"),
