@@ -71,8 +71,12 @@ def import_(
     ],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Corpus to write (.safetensors).")] = None,
     language: Annotated[str | None, typer.Option(metavar="FILE", help="Language features (.npz, .npy).")] = None,
-    audio: Annotated[str | None, typer.Option(metavar="FILE|simulated", help="Audio features, or stand-ins.")] = None,
-    visual: Annotated[str | None, typer.Option(metavar="FILE|simulated", help="Visual features, or stand-ins.")] = None,
+    audio: Annotated[
+        str | None, typer.Option(metavar="FILE|simulated", help="Audio features, or synthetic ones.")
+    ] = None,
+    visual: Annotated[
+        str | None, typer.Option(metavar="FILE|simulated", help="Visual features, or synthetic ones.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of simulated features.")] = 0,
     text_layers: Annotated[
         Literal["mean", "first", "concat"], typer.Option(help="What to make of a text's four RoBERTa layers.")
