@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model
 from pydantic.dataclasses import dataclass
 
 from lfvd.files import InputError, read_yaml, write_yaml
-from lfvd.schema import CHECKED, NUMBER, Switch, Whole, key_schemas, replace_old_keys, sentences
+from lfvd.schema import CHECKED, NUMBER, Switch, Whole, key_schemas, replace_old_keys, sentences, unknown_key
 
 Modality = Literal["l", "a", "v"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
@@ -152,7 +152,7 @@ class Config:
                 f"the value of `model.heads` is {heads}, but must divide `model.width` {width}: try {tries}"
             )
         if problems:
-            raise ValueError("; ".join(problems))
+            raise InputError("; ".join(problems))
         return self
 
     @property
@@ -180,28 +180,31 @@ class Config:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> Config:
         """Nested values → Config; missing keys keep their defaults. Raises ConfigError naming `source` and every bad key."""
-        return cls()._changed(values, source)
+        return cls()._changed(values, source, [])
 
     def with_values(self, values: Mapping[str, Any], source: str = "config") -> Config:
         """A copy with dotted keys replaced: `with_values({"optim.lr": 1e-4})`. Raises ConfigError as `from_dict` does."""
-        nested: dict[str, Any] = {}
+        nested, problems = dict[str, dict[str, Any]](), list[str]()
         for key, value in values.items():
             group, _, name = str(key).partition(".")
-            if name and group in vars(self) and isinstance(nested.setdefault(group, {}), dict):
-                nested[group][name] = value
+            if key in config_keys() or key in OLD_KEYS:
+                nested.setdefault(group, {})[name] = value
             else:
-                nested[str(key)] = value
-        return self._changed(nested, source)
+                problems.append(unknown_key(str(key), config_keys()))
+        return self._changed(nested, source, problems)
 
-    def _changed(self, values: Mapping[str, Any], source: str) -> Config:
+    def _changed(self, values: Mapping[str, Any], source: str, problems: list[str]) -> Config:
         nested: dict[str, Any] = dict(vars(self))
         for group, keys in replace_old_keys(values, OLD_KEYS, source).items():
             known = isinstance(keys, Mapping) and group in nested
             nested[group] = {**vars(nested[group]), **keys} if known else keys
         try:
-            return TypeAdapter(Config).validate_python(nested)
+            config = TypeAdapter(Config).validate_python(nested)
         except ValidationError as error:
-            raise ConfigError(f"{source}: " + "; ".join(sentences(error, Config))) from None
+            problems += sentences(error, Config)
+        if problems:
+            raise ConfigError(f"{source}: " + "; ".join(problems))
+        return config
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Nested plain values, in the order of the fields; tuples as lists."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Strict, TypeAdapter, ValidationError
 
-from lfvd.files import InputWarning
+from lfvd.files import InputError, InputWarning
 
 CHECKED = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 """An unknown key is an error, and the text below a field is its description in the JSON schema."""
@@ -68,7 +68,7 @@ def sentences(error: ValidationError, model: type, *group: str) -> Iterator[str]
         key, value = ".".join(str(part) for part in (*group, *each["loc"])), each["input"]
         if each["type"] in ("unexpected_keyword_argument", "invalid_key"):
             yield unknown_key(key, key_schemas(model))
-        elif each["type"] == "value_error" and isinstance(value, Mapping):  # a rule for several keys names them itself
+        elif each["type"] == "value_error" and isinstance(each["ctx"]["error"], InputError):  # names its keys itself
             yield str(each["ctx"]["error"])
         else:
             yield f"the value of `{key}` is {value!r}, but {_rule(each, key_schemas(model).get(key, {}))}"
@@ -98,7 +98,8 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     if key in known:  # a dotted key where a file has nested ones
         return f"there is no key `{key}` at the top of the file: write `{group}: {{{name}: …}}`"
     beside = [k for k in known if k.rpartition(".")[0] == group] or [k for k in known if "." not in k] or known
-    return f"there is no key `{key}`{_nearest(key, known) or ': known keys are ' + ', '.join(beside)}"
+    near = _nearest(key, [k for k in known if "." in k] if group else known)
+    return f"there is no key `{key}`{near or ': known keys are ' + ', '.join(beside)}"
 
 
 def _nearest(text: str, known: Iterable[str], cutoff: float = 0.5) -> str:

@@ -52,11 +52,11 @@ class Parameter:
 
 
 def parse_space(space: Any) -> dict[str, Parameter]:
-    """A plan's `space` → its parameters by key. Raises ValueError with everything wrong in it."""
+    """A plan's `space` → its parameters by key. Raises InputError with everything wrong in it."""
     if not isinstance(space, Mapping):
         raise ValueError("must be a mapping of its keys")
     if not space:
-        raise ValueError("the value of `space` is empty, but must name at least one key of Config to search")
+        raise InputError("the value of `space` is empty, but must name at least one key of Config to search")
     found, problems = {}, list[str]()
     for key, spec in space.items():
         try:
@@ -64,7 +64,7 @@ def parse_space(space: Any) -> dict[str, Parameter]:
         except InputError as error:
             problems.append(str(error))
     if problems:
-        raise ValueError("; ".join(problems))
+        raise InputError("; ".join(problems))
     return found
 
 

@@ -178,7 +178,7 @@ class PlanFile:
                 "take kind: none"
             )
         if problems:
-            raise ValueError("; ".join(problems))
+            raise InputError("; ".join(problems))
         return self
 
 
@@ -210,7 +210,8 @@ class SearchPlan(PlanFile):
         Whether the config lies in `space` is asked only where the rest is right.
         """
         values = replace_old_keys(values, OLD_KEYS, source)
-        given = {"base": None, "trials": None, "space": {}} | {k: v for k, v in values.items() if v is not None}
+        given = {"base": None, "trials": None, "space": {}} | values
+        given = {k: v for k, v in given.items() if v is not None or k not in ("set", *SECTIONS)}
         file, base, problems = None, config, list[str]()
         try:
             file = TypeAdapter(PlanFile).validate_python(given)

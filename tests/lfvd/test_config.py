@@ -22,6 +22,7 @@ def write(path: Path, text: str) -> Path:
     [
         ({"model.heds": 4}, "there is no key `model.heds`: did you mean `model.heads`?"),
         ({"lr": 1e-3}, "there is no key `lr`: did you mean `optim.lr`?"),
+        ({"model.heads": 2, "model": {}}, "there is no key `model`: did you mean `model.width`?"),
         ({"model.lr": 1e-3}, "there is no key `model.lr`: did you mean `optim.lr`?"),
         (
             {"model.heads": 3},
@@ -36,6 +37,7 @@ def write(path: Path, text: str) -> Path:
         ({"optim.lr": 0}, "the value of `optim.lr` is 0.0, but must be above 0 and at most 1"),
         ({"optim.lr": "nan"}, "the value of `optim.lr` is nan, but must be above 0 and at most 1"),
         ({"optim.lr": "fast"}, "the value of `optim.lr` is 'fast', but must be a number"),
+        ({"optim.lr": {}}, "the value of `optim.lr` is {}, but must be a number"),
         ({"optim.lr": False}, "the value of `optim.lr` is False, but must be a number"),
         (
             {"model.fusion": "varational"},

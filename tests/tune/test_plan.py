@@ -112,7 +112,7 @@ KNOWN = "base, set, space, trials, sampler, scheduler, resources, budget, confir
     [
         ({"budgets": {}}, "there is no key `budgets`: did you mean `budget`?"),
         ({"qqq": 1}, f"there is no key `qqq`: known keys are {KNOWN}"),
-        ({"seed": 1}, "there is no key `seed`: did you mean `sampler.seed`?"),
+        ({"seed": None}, "there is no key `seed`: did you mean `sampler.seed`?"),
         ({"sampler": {"sed": 1}}, "there is no key `sampler.sed`: did you mean `sampler.seed`?"),
         ({"sampler": [1]}, "the value of `sampler` is [1], but must be a mapping of its keys"),
         ({"space": [1]}, "the value of `space` is [1], but must be a mapping of its keys"),
