@@ -21,8 +21,8 @@ from lfvd.training.evaluation import Evaluation, evaluate
 from lfvd.training.plots import confusion
 from tune.analysis.conclusions import draw_conclusions
 from tune.analysis.summary import summarize
-from tune.search.confirmation import Confirmed, final_ranking, mean_std
-from tune.statistics import Difference, Resampled
+from tune.search.confirmation import Confirmed, final_ranking
+from tune.statistics import Difference, Resampled, mean_std
 from tune.study.predictions import Predictions
 from tune.study.study import BASELINE, Study
 

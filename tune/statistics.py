@@ -261,3 +261,10 @@ def _difference(times: np.ndarray, support: np.ndarray, tallies: np.ndarray, fir
     f1 = np.divide(2 * hits, total, out=np.zeros_like(total), where=total > 0)
     wf1 = np.einsum("nrc,nc->nr", f1, support) / support.sum(1, keepdims=True)
     return np.asarray(wf1[:, :first].mean(1) - wf1[:, first:].mean(1))
+
+
+def mean_std(rows: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and sample standard deviation (0 for one row) of each key."""
+    table = {k: np.array([row[k] for row in rows]) for k in rows[0]}
+    spread = {k: float(v.std(ddof=1)) if len(v) > 1 else 0.0 for k, v in table.items()}
+    return {k: float(v.mean()) for k, v in table.items()}, spread

@@ -8,8 +8,8 @@ from tune.best import SeedScores
 from tune.paper.grid import Grid
 from tune.paper.rows import REFERENCE, PaperRow, part_title
 from tune.published import dataset_of, published
-from tune.search.confirmation import FAILED, mean_std
-from tune.statistics import Difference, paired
+from tune.search.confirmation import FAILED
+from tune.statistics import Difference, mean_std, paired
 
 SPLITS = {"test": "test", "val": "validation"}
 """Prefix of a metric → name of its split."""

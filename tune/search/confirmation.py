@@ -9,13 +9,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from lfvd.files import write_bytes
 from tune.plan import ConfirmPlan
 from tune.search.job import Job, Result
 from tune.search.racing import Drop, Race, run_race
 from tune.search.trials import ranked
+from tune.statistics import mean_std
 from tune.study.checkpoints import delete
 from tune.study.study import BASELINE, Study
 
@@ -205,10 +204,3 @@ def failed_runs(study: Study) -> set[tuple[int, int]]:
     done = {(run["trial"], run["seed"]) for run in study.confirmed()}
     ended = {(f["trial"], f["seed"]) for f in study.faults() if f.get("stage") == study.stage and f["then"] == FAILED}
     return ended - done
-
-
-def mean_std(rows: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and sample standard deviation (0 for one row) of each key."""
-    table = {k: np.array([row[k] for row in rows]) for k in rows[0]}
-    spread = {k: float(v.std(ddof=1)) if len(v) > 1 else 0.0 for k, v in table.items()}
-    return {k: float(v.mean()) for k, v in table.items()}, spread

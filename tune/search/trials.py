@@ -62,23 +62,23 @@ class Running:
 
 @dataclass(kw_only=True)
 class Spent:
-    """What the search has used, in this and earlier sittings."""
+    """What the search has used, in this and earlier sessions."""
 
     epochs: int = 0
     gpu_hours: float = 0.0
     """Training time of each epoch times the share of a GPU that it had."""
     earlier: float = 0.0
-    """Seconds of earlier sittings."""
+    """Seconds of earlier sessions."""
     started: float = field(default_factory=time.monotonic)
 
     @property
     def here(self) -> float:
-        """Seconds of this sitting."""
+        """Seconds of this session."""
         return time.monotonic() - self.started
 
     @property
     def wall(self) -> float:
-        """Seconds of all sittings."""
+        """Seconds of all sessions."""
         return self.earlier + self.here
 
 
@@ -93,7 +93,7 @@ class SearchJobs:
         self.best: dict[int, float] = {}  # trial → best value so far
         self.states = {t.number: WORDS[t.state] for t in study.trials}
         self.params = {t.number: dict(t.params) for t in study.trials}
-        self.ended_here = 0  # trials that ended in this sitting
+        self.ended_here = 0  # trials that ended in this session
         if not study.optuna.get_trials(deepcopy=False):
             study.optuna.enqueue_trial(self.plan.baseline)
         unfinished = [t for t in study.trials if t.state == TrialState.RUNNING]
@@ -111,7 +111,7 @@ class SearchJobs:
             self._catch_up(frozen, known[frozen.number], verdict.get(frozen.number))
 
     def _catch_up(self, frozen: FrozenTrial, records: list[dict[str, Any]], reason: str | None) -> None:
-        """Put an unfinished trial among those to go on with. A sitting may have died between an epoch's line and Optuna."""
+        """Put an unfinished trial among those to go on with. A session may have died between an epoch's line and Optuna."""
         if frozen.params.keys() != self.plan.space.keys():  # it died while the sampler was asked
             self.study.optuna.sampler = sampler_for(self.plan, frozen.number)
         running = self._running(optuna.Trial(self.study.optuna, frozen._trial_id))

@@ -14,8 +14,9 @@ from rich.table import Table
 from tune.analysis.conclusions import draw_conclusions, seed_variance_sentence
 from tune.analysis.summary import seed_variance, summarize
 from tune.formatting import format_mean_std, format_params, format_percent
-from tune.search.confirmation import Confirmed, final_ranking, mean_std, race_state
+from tune.search.confirmation import Confirmed, final_ranking, race_state
 from tune.search.trials import STOPPED, WORDS, ranked, tally
+from tune.statistics import mean_std
 from tune.study.lock import holder_at_work
 from tune.study.study import BASELINE, Study
 

@@ -17,9 +17,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lfvd.files import read_yaml
 from tune.formatting import format_mean_std
-from tune.search.confirmation import failed_runs, mean_std, race_state
+from tune.search.confirmation import failed_runs, race_state
 from tune.search.samplers import training_seed
 from tune.search.trials import FAILURE, STOPPED
+from tune.statistics import mean_std
 from tune.study.study import BASELINE, Study
 
 MAX_TAG = 5000

@@ -30,8 +30,9 @@ from tune.analysis.conclusions import draw_conclusions
 from tune.analysis.summary import summarize
 from tune.best import evaluate_test, write_best
 from tune.execution import ray_cluster, ray_jobs
-from tune.search.confirmation import ConfirmJobs, failed_runs, final_ranking, finalists, mean_std, race_state, ranking
+from tune.search.confirmation import ConfirmJobs, failed_runs, final_ranking, finalists, race_state, ranking
 from tune.search.trials import FAILURE
+from tune.statistics import mean_std
 from tune.study.paths import RECORDS
 from tune.study.plan_file import StudyError
 from tune.study.study import OBJECTIVE, Study
