@@ -117,44 +117,44 @@ def run_session(
     Raises NothingUsable where no trial, or no finalist, came to a result: the text shows the first error.
     """
     with session_context(study, console, options.tracking_uri) as (interrupt, tracker):
-        sealed = corpus.restricted("train", "valid")  # workers get no test split
-        with ray_workers(study, sealed, console, interrupt, options):
+        without_test = corpus.restricted("train", "valid")  # workers get no test split
+        with ray_workers(study, without_test, console, interrupt, options):
             if study.plan.confirm.baseline == "first":
-                run_confirmation(ConfirmJobs(study, interrupt, [BASELINE]), sealed, console)
+                run_confirmation(ConfirmJobs(study, interrupt, [BASELINE]), without_test, console)
             if search:
                 jobs = SearchJobs(study, interrupt)
-                _run_displayed(jobs, SearchView(jobs, lambda: tracker.problem), sealed, console)
+                _run_displayed(jobs, SearchView(jobs, lambda: tracker.problem), without_test, console)
             if not interrupt():
-                _confirm(study, sealed, console, interrupt)
+                _confirm(study, without_test, console, interrupt)
         if not interrupt():
             write_best(study, corpus)
             write_report(study)
         return not interrupt()
 
 
-def _confirm(study: Study, sealed: Corpus, console: Console, interrupt: Interrupt) -> None:
+def _confirm(study: Study, without_test: Corpus, console: Console, interrupt: Interrupt) -> None:
     if not finalists(study):
         reasons = [t.user_attrs[FAILURE] for t in study.trials if FAILURE in t.user_attrs]
         raise NothingUsable(f"{study.folder}: no trial came to a result; the first error: {(reasons or ['none'])[0]}")
     jobs = ConfirmJobs(study, interrupt)
-    run_confirmation(jobs, sealed, console)
+    run_confirmation(jobs, without_test, console)
     if not interrupt() and not final_ranking(study):
         raise NothingUsable(f"{study.folder}: no finalist came through all seeds; the first error: {jobs.errors[0]}")
 
 
-def run_confirmation(jobs: ConfirmJobs, sealed: Corpus, console: Console) -> None:
+def run_confirmation(jobs: ConfirmJobs, without_test: Corpus, console: Console) -> None:
     """Run the missing runs of a confirmation, and warn of each that failed."""
-    _run_displayed(jobs, ConfirmView(jobs), sealed, console)
+    _run_displayed(jobs, ConfirmView(jobs), without_test, console)
     for error in jobs.errors:
         warn(console, f"a {jobs.study.kind} is left out: {error}")
 
 
 def _run_displayed(
-    jobs: SearchJobs | ConfirmJobs, view: SearchView | ConfirmView, sealed: Corpus, console: Console
+    jobs: SearchJobs | ConfirmJobs, view: SearchView | ConfirmView, without_test: Corpus, console: Console
 ) -> None:
     if not jobs.exhausted():
         with Display(console, view.view, view.line):
-            ray_jobs.run_jobs(jobs, sealed, jobs.study.plan.resources)
+            ray_jobs.run_jobs(jobs, without_test, jobs.study.plan.resources)
 
 
 @contextmanager
@@ -193,15 +193,15 @@ def _signals(interrupt: Interrupt, console: Console) -> Iterator[None]:
 
 @contextmanager
 def ray_workers(
-    study: Study, sealed: Corpus, console: Console, interrupt: Interrupt, options: SessionOptions
+    study: Study, without_test: Corpus, console: Console, interrupt: Interrupt, options: SessionOptions
 ) -> Iterator[None]:
     """Connect to Ray and make the quick checks. Raises InputError where a run would fail there."""
     raise_or_warn(doctor.check_before_cluster(options.address), console)
     with ray_cluster.cluster(study.plan.resources, address=options.address, verbose=options.verbose):
         if study.plan.auto_gpu:
-            study.plan, how = costs.measure_gpu_share(study.plan, sealed)
+            study.plan, how = costs.measure_gpu_share(study.plan, without_test)
             console.print(f"`gpu: auto`: {how}", markup=False, soft_wrap=True)
-        results = doctor.check_in_cluster(study, sealed, options.address)
+        results = doctor.check_in_cluster(study, without_test, options.address)
         raise_or_warn(results, console)
         shared = not any(result.check == "storage" and result.status != "ok" for result in results)
         if shared:

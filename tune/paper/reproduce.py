@@ -29,11 +29,11 @@ def run_rows(grid: Grid, corpus: Corpus, console: Console, options: SessionOptio
     Raises NothingUsable where no row came through: the text shows the first error.
     """
     with session.session_context(grid, console, options.tracking_uri) as (interrupt, _):
-        sealed = corpus.restricted("train", "valid")  # workers get no test split
+        without_test = corpus.restricted("train", "valid")  # workers get no test split
         jobs = ConfirmJobs(grid, interrupt, grid.numbers)
         if not jobs.exhausted():
-            with session.ray_workers(grid, sealed, console, interrupt, options):
-                session.run_confirmation(jobs, sealed, console)
+            with session.ray_workers(grid, without_test, console, interrupt, options):
+                session.run_confirmation(jobs, without_test, console)
         if interrupt():
             return False
         if jobs.errors and not Outcomes(grid).scores:

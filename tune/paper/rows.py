@@ -10,7 +10,7 @@ from lfvd.config import MODALITIES, MODALITY_NAMES, Config
 from lfvd.files import InputError
 
 LETTERS = {"l": "T", "a": "A", "v": "V"}
-"""The paper's modality_code of the modalities; it writes them in the order T, A, V."""
+"""The paper's letters of the modalities; it writes them in the order T, A, V."""
 
 BASE: dict[str, Any] = {}
 """The unchanged config, on all modalities of the corpus."""

@@ -200,7 +200,7 @@ def _provenance_rows(study: Study) -> list[list[str]]:
         ["data", study.data.name],
         ["fingerprint of the data", study.data.fingerprint],
         ["simulated", ", ".join(study.data.simulated) or "nothing"],
-        ["evaluations on test", f"{len(looks)}: {'; '.join(looks)}" if looks else "none: it is still sealed"],
+        ["evaluations on test", f"{len(looks)}: {'; '.join(looks)}" if looks else "none: it is not evaluated yet"],
         ["commit", study.info.get("commit", "unknown")],
         ["device", study.info.get("device", "unknown")],
         ["versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown"],

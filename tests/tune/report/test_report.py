@@ -138,7 +138,7 @@ def test_unfinished_search(tmp_path):
     assert "nan" not in page.words.lower().split()
     assert "lfvd-tune resume young" in page.words
     assert "lfvd train" not in page.words, "there is no best.yaml"
-    assert "it is still sealed" in page.words
+    assert "it is not evaluated yet" in page.words
     assert "diamond" not in page.words, "there is no winner to be one"
 
 
@@ -160,7 +160,7 @@ def test_confirmed_on_real_data_but_test_is_sealed(tmp_path):
     for split in ("valid", "test"):
         invented.predictions(study, winner, split).save(study.paths.predictions(winner, split))
     text = words(study)
-    assert "The test split of this study is still sealed" in text
+    assert "The test split of this study is not evaluated yet" in text
     assert "The winner on validation (%)" in text
     assert "The winner on test (%)" not in text
     assert "holds no predictions" not in text
