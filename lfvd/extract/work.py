@@ -95,24 +95,31 @@ Outcomes = Generator[tuple[int, str | None], None, None]
 
 
 def _outcomes(waiting: deque[Job], extractor: Extractor, processes: int) -> Outcomes:
-    """Run all jobs. A process that dies breaks its whole pool: what was at work is tried again, each clip alone."""
+    """Run all jobs. A process that dies breaks its whole pool: what was at work is tried again, one clip at a time.
+
+    With one process it is plain whose clip it was; with several, even an idle one may have died.
+    """
     while waiting:
         broken = yield from _in_one_pool(waiting, extractor, processes)
-        if len(broken) == 1:
-            yield broken[0][0], "ended its process"
+        if processes > 1:
+            yield from _outcomes(deque(broken), extractor, 1)
         else:
-            for job in broken:
-                yield from _outcomes(deque([job]), extractor, 1)
+            for index, *_ in broken:
+                yield index, "ended its process"
 
 
 def _in_one_pool(
     waiting: deque[Job], extractor: Extractor, processes: int
 ) -> Generator[tuple[int, str | None], None, list[Job]]:
-    """Take jobs from `waiting` as processes get free, until a process dies → the jobs that were at work then."""
+    """Take jobs from `waiting` as processes get free, until a process dies → the jobs that were at work then.
+
+    Ended early, by Ctrl-C or a full disk, it ends its processes: a clip may take long.
+    """
     running: dict[Future[str | None], Job] = {}
     broken: list[Job] = []
+    others = set(mp.active_children())
     context = mp.get_context("spawn")  # a fork after torch has started its threads may hang
-    with ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as pool, _terminated_early(others):
         while True:
             try:
                 while waiting and not broken and len(running) < processes:
@@ -134,8 +141,21 @@ def _in_one_pool(
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    yield
-    signal.signal(signal.SIGINT, before)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _terminated_early(others: set[mp.process.BaseProcess]) -> Iterator[None]:
+    """On an exception, end the processes that were started since `others`."""
+    try:
+        yield
+    except BaseException:
+        for process in set(mp.active_children()) - others:
+            process.terminate()
+        raise
 
 
 def _end_with_parent() -> None:

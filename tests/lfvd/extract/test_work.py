@@ -1,13 +1,17 @@
 """Clips through processes: what is done is kept, what fails is listed, what kills its process does no harm."""
 
+import multiprocessing as mp
 import os
 import signal
+import threading
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lfvd.extract import work
 from lfvd.extract.clips import Clip, ClipError
 from lfvd.extract.work import NoFeatures, extract
 
@@ -102,6 +106,38 @@ def test_what_has_changed_is_made_again(tmp_path, change):
     else:
         some[0], expected = Clip(file=tmp_path / "0", start=1.0), [[2, 3], [3, 4]]
     assert run(some, numbers, processes=1)[0] == expected
+
+
+def test_the_death_of_an_idle_process_costs_no_clip(tmp_path):
+    """One clip is held at a named pipe while the other process, which has nothing to do, is killed."""
+    some, numbers = clips(tmp_path, "1 2", ""), Numbers(notes=tmp_path / "notes")
+    (tmp_path / "1").unlink()
+    os.mkfifo(tmp_path / "1")
+    again = threading.Thread(target=lambda: (tmp_path / "1").write_text("3 4", encoding="utf-8"))
+
+    def kill_the_idle(count: int) -> None:
+        if count != 1:
+            return
+        with (tmp_path / "1").open("w"):  # opens when a process reads
+            at_work = int(numbers.notes.read_text(encoding="utf-8").splitlines()[-1].split()[1])
+            [idle] = [child for child in mp.active_children() if child.pid != at_work]
+            idle.kill()
+            idle.join()
+            [busy] = [child for child in mp.active_children() if child.pid == at_work] or [None]
+            if busy is not None:
+                busy.join()  # the pool ends it
+        again.start()
+
+    features, failed = extract(some, numbers, parts=tmp_path / "parts", processes=2, done=kill_the_idle)
+    again.join()
+    assert (features.tolist(), failed) == ([[1, 2], [3, 4]], {})
+
+
+def test_interrupts_work_again_after_a_broken_pool():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(BrokenProcessPool), work._interrupts_ignored():
+        raise BrokenProcessPool
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_nothing_at_all_is_an_error(tmp_path):
