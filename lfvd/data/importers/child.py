@@ -7,9 +7,11 @@ The output is a tree in prefix order: a line of JSON for each value, then the it
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
+import re
 import runpy
 import sys
 from array import array
@@ -28,6 +30,9 @@ MAX_LINES = 1_000_000
 """Most lines of the output, shared values counted each time; the largest published file has a tenth."""
 MAX_DEPTH = 50
 """Most containers inside one another; published files have four."""
+MAX_UNLIMITED = 2**29
+"""Bytes of the largest file that is read where the platform cannot limit the memory of a process."""
+TOO_LARGE = "takes far more memory than its size, which no feature file does: fetch the file again"
 _JSON = {type(None), bool, int, float, str}
 
 
@@ -104,7 +109,7 @@ class Writer:
 
 
 def _json_items(source: Any) -> Iterator[Any]:
-    """Items of a JSON list one by one; at once where it holds NaN or Infinity, which Python writes and JSON does not know."""
+    """Items of a JSON list one by one; by Python's reader where it holds NaN or Infinity, which JSON does not know."""
     import ijson  # type: ignore[import-untyped]
 
     if source.peek(1).lstrip()[:1] != b"[":
@@ -113,12 +118,30 @@ def _json_items(source: Any) -> Iterator[Any]:
         strict = text.find(b"NaN") < 0 and text.find(b"Infinity") < 0
     if strict:
         yield from ijson.items(source, "item", use_float=True, map_type=Once)
-    else:
-        yield from json.load(source, object_pairs_hook=Once.of)
+        return
+    text, decoder = source.read().decode().rstrip(), json.JSONDecoder(object_pairs_hook=Once.of)
+    place, following = len(text) - len(text.lstrip().removeprefix("[").lstrip()), re.compile(r"\s*(,|\]\Z)\s*")
+    while place != len(text) - 1 or text[place] != "]":
+        item, place = decoder.raw_decode(text, place)
+        yield item
+        found = following.match(text, place)
+        if found is None:
+            raise ValueError(f"neither a comma nor the end of the list at character {place}")
+        if found[1] == "]":
+            return
+        place = found.end()
 
 
-def convert(kind: str, source: Any, target: BinaryIO) -> str | None:
-    """Write the content of a pickle, or the items of a JSON list; returns what is wrong with the file, or None."""
+def convert(kind: str, source: Any, target: BinaryIO, *, limited: bool = True) -> str | None:
+    """Write the content of a pickle, or the items of a JSON list; returns what is wrong with the file, or None.
+
+    limited: whether the platform limits the memory of this process; where not, large files are refused.
+    """
+    if not limited and (size := os.fstat(source.fileno()).st_size) > MAX_UNLIMITED:
+        return (
+            f"has {size} bytes, but this platform cannot limit the memory of a process, so that at most {MAX_UNLIMITED} "
+            "are read: import it on Linux"
+        )
     writer = Writer(target)
     try:
         if kind == "pickle":
@@ -129,8 +152,12 @@ def convert(kind: str, source: Any, target: BinaryIO) -> str | None:
         target.flush()
     except Refused as error:
         return str(error)
-    except (MemoryError, OSError):
-        return "takes far more memory than its size, which no feature file does: fetch the file again"
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            return f"cannot be copied to the temporary folder ({error.strerror}): free some room there, or set TMPDIR"
+        return TOO_LARGE
+    except MemoryError:
+        return TOO_LARGE
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         form = "a pickle" if kind == "pickle" else "a JSON list of dialogues"
@@ -138,20 +165,29 @@ def convert(kind: str, source: Any, target: BinaryIO) -> str | None:
     return None
 
 
-def main() -> None:
-    """Limit this process, then convert standard input; exit 2 with a sentence on standard error where it is refused."""
-    kind, *limits = sys.argv[1:]
-    names: tuple[str, ...] = ("AS", "CPU", "FSIZE", "CORE")
+def set_limits(memory: int, seconds: int, output: int) -> bool:
+    """Limit this process as far as the platform does, which may refuse to (macOS) → whether its memory is limited."""
     try:
         import resource
     except ImportError:
-        names = ()  # who starts this has looked at the size
-    for name, limit in zip(names, (*map(int, limits), 0), strict=False):
+        return False
+    limited = True
+    for name, limit in {"AS": memory, "CPU": seconds, "FSIZE": output, "CORE": 0}.items():
         key = getattr(resource, f"RLIMIT_{name}")
         most = resource.getrlimit(key)[1]  # which a cluster or a shell may have set before
         limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
-        resource.setrlimit(key, (limit, limit))
-    if problem := convert(kind, sys.stdin.buffer, sys.stdout.buffer):
+        try:
+            resource.setrlimit(key, (limit, limit))
+        except (ValueError, OSError):
+            limited &= name != "AS"
+    return limited
+
+
+def main() -> None:
+    """Limit this process, then convert standard input; exit 2 with a sentence on standard error where it is refused."""
+    kind, *limits = sys.argv[1:]
+    limited = set_limits(*map(int, limits))
+    if problem := convert(kind, sys.stdin.buffer, sys.stdout.buffer, limited=limited):
         sys.stderr.write(ascii(problem)[1:-1] if not problem.isascii() else problem)
         sys.stderr.flush()
         os._exit(2)  # what is left of the output is not written

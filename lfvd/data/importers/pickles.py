@@ -25,8 +25,6 @@ from lfvd.files import InputError
 
 MEMORY, SECONDS, OUTPUT = (2**28, 6.0), (10, 2**-23), (2**26, 4.0)
 """What the child may use: bytes of memory, seconds of computing and bytes of output; at first, and for each byte of the file."""
-MAX_UNLIMITED = 2**29
-"""Bytes of the largest file that is read where the platform cannot limit a process."""
 
 
 class UnsafePickleError(InputError):
@@ -56,21 +54,17 @@ def _values(kind: str, path: Path, error: type[InputError]) -> Iterator[Any]:
         size = output.seek(0, 2)
         content = mmap.mmap(output.fileno(), size, access=mmap.ACCESS_READ) if size else None
     while content is not None and content.tell() < size:
-        yield _next_value(content)
+        try:
+            value = _next_value(content)
+        except ValueError as problem:  # numpy's own limits
+            raise error(f"{path}: announces an array that cannot be ({problem}): fetch the file again") from None
+        yield value
 
 
 def convert(kind: str, file: IO[bytes], output: IO[bytes]) -> str | None:
     """Let the child write what `file` holds to `output`; returns what is wrong with the file, or None."""
     size = file.seek(0, 2)
     file.seek(0)
-    try:
-        import resource  # noqa: F401
-    except ImportError:
-        if size > MAX_UNLIMITED:
-            return (
-                f"has {size} bytes, but this platform cannot limit the memory of a process, so that at most "
-                f"{MAX_UNLIMITED} are read: import it on Linux"
-            )
     memory, seconds, most = (int(first + each * size) for first, each in (MEMORY, SECONDS, OUTPUT))
     options = ["-I", "-S"] if kind == "pickle" else ["-P"]  # ijson is an installed package
     argv = [sys.executable, *options, child.__file__, kind, *map(str, (memory, seconds, most))]

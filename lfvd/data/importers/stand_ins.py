@@ -170,12 +170,13 @@ def tensor(source: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Array:
     """A tensor as an array that has the part of the storage which it spans."""
     if not isinstance(source, Array) or source.dtype is None or len(source.shape) != 1 or type(offset) is not int:
         raise ValueError("a tensor is not described as torch does it")
-    (there,), size, count = source.shape, source.dtype.size, math.prod(sizes(shape))
-    end = offset + sum((n - 1) * step for n, step in zip(sizes(shape), sizes(stride), strict=True)) + 1 if count else 0
-    if count > there or offset < 0 or end > there:
+    (there,), size, count, steps = source.shape, source.dtype.size, math.prod(sizes(shape)), sizes(stride)
+    span = sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
+    end = offset + span + 1 if count else 0
+    if count > there or offset < 0 or end > there or max(shape, default=0) > max(there, MAX_LENGTH):
         raise Refused(f"announces a tensor of shape {shape} in a storage of {there} numbers: fetch the file again")
     made = Array()
-    made.dtype, made.shape, made.strides = source.dtype, shape, tuple(size * step for step in stride)
+    made.dtype, made.shape, made.strides = source.dtype, shape, tuple(size * step for step in steps)
     made.data = raw_bytes(source.data)[offset * size : end * size] if count else b""
     return made
 

@@ -4,9 +4,13 @@ Most tests read without the child process, which is slower. Crafted attacks, on 
 """
 
 import collections
+import errno
+import io
+import json
 import os
 import pickle
 import re
+import resource
 import subprocess
 import sys
 from fractions import Fraction
@@ -17,7 +21,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lfvd.data.importers import child, pickles
+from lfvd.data.importers import child, pickles, stand_ins
 from lfvd.data.importers.pickles import UnsafePickleError, load_pickle
 from tests.helpers import hostile
 from tests.helpers.jail import convert_here
@@ -147,13 +151,60 @@ def test_limits_that_a_shell_has_set_are_kept(tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_platform_without_limits(tmp_path, monkeypatch):
+@pytest.mark.parametrize("refused", [["AS"], ["AS", "CPU", "FSIZE", "CORE"], ["CPU"], None])
+def test_platform_without_limits(monkeypatch, refused):
+    """macOS refuses a limit of memory; a platform may have no limits at all."""
+    keys, held = {getattr(resource, f"RLIMIT_{name}"): name for name in ("AS", "CPU", "FSIZE", "CORE")}, []
+
+    def setrlimit(key: int, limits: tuple[int, int]) -> None:
+        if keys[key] in refused:
+            raise ValueError("current limit exceeds maximum limit")
+        held.append(keys[key])
+
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    if refused is None:
+        monkeypatch.setitem(sys.modules, "resource", None)
+    assert child.set_limits(2**28, 9, 2**20) == (refused == ["CPU"])
+    assert held == [name for name in keys.values() if refused is not None and name not in refused]
+
+
+def test_large_files_are_refused_where_memory_is_not_limited(tmp_path, monkeypatch):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(["a" * 1000]))
-    monkeypatch.setitem(sys.modules, "resource", None)
-    assert load_pickle(tmp_path / "x.pkl") == ["a" * 1000]
-    monkeypatch.setattr(pickles, "MAX_UNLIMITED", 1000)
-    text = r"has 10\d\d bytes, but this platform cannot limit the memory of a process, so that at most 1000 are read: import"
-    with pytest.raises(UnsafePickleError, match=text):
+    monkeypatch.setattr(child, "MAX_UNLIMITED", 1000)
+    with (tmp_path / "x.pkl").open("rb") as file:
+        problem = child.convert("pickle", file, io.BytesIO(), limited=False)
+        assert re.match(r"has 10\d\d bytes, but this platform cannot limit the memory of a process, so that", problem)
+        assert child.convert("pickle", file, io.BytesIO()) is None
+
+
+def test_a_full_temporary_folder_is_no_fault_of_the_file(tmp_path):
+    class Full(io.BytesIO):
+        def write(self, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps([1.5]))
+    with (tmp_path / "x.pkl").open("rb") as file:
+        problem = child.convert("pickle", file, Full())
+    assert problem.startswith("cannot be copied to the temporary folder (No space left on device)")
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride"), [((0, 2**47, 2**47), (1, 1, 1)), ((0, 1), ("a", 1)), ((0,), (2**70,)), ((0,), (1, 1))]
+)
+def test_tensors_without_content_are_checked_too(shape, stride):
+    source = stand_ins.Array().fill(bytes(16), stand_ins.Dtype("f4"), (4,))
+    with pytest.raises((stand_ins.Refused, ValueError)):
+        stand_ins.tensor(source, 0, shape, stride)
+    assert stand_ins.tensor(source, 0, (0, 3), (3, 1)).shape == (0, 3)
+
+
+def test_an_array_that_numpy_does_not_make(tmp_path, monkeypatch):
+    """Nothing of it is read, but numpy has limits of its own."""
+    shape = [0, *[10**6] * 5]
+    line = json.dumps(["array", 0, "<f4", shape, [4] * 6]).encode() + b"\n"
+    monkeypatch.setattr(pickles, "convert", lambda kind, file, output: output.write(line) and None)
+    (tmp_path / "x.pkl").touch()
+    with pytest.raises(UnsafePickleError, match=r"x\.pkl: announces an array that cannot be \("):
         load_pickle(tmp_path / "x.pkl")
 
 

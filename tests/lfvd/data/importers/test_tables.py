@@ -14,6 +14,7 @@ import pytest
 from lfvd.cli import main
 from lfvd.data.corpus import Corpus, CorpusError
 from lfvd.data.importers import ImportOptions, import_files
+from lfvd.data.importers.pickles import json_items
 from lfvd.extract.sources import read_source
 from lfvd.files import InputError
 from tests.helpers.layouts import invented, write
@@ -236,6 +237,14 @@ BAD_JSON = {
         '[[{"speaker": "a", "cls": [NaN], "cls": [2]}]]',
         "has a key that stands twice in one object: keep one",
     ),
+    "NaN, more": (
+        '[[{"speaker": "a", "cls": [NaN], "label": 1}]] x',
+        "neither a comma nor the end of the list at character 45",
+    ),
+    "NaN, no end": (
+        '[[{"speaker": "a", "cls": [NaN], "label": 1}],',
+        "is cut off, damaged or not a JSON list of dialogues",
+    ),
     "NaN deep": ("[NaN," + "[" * 100_000, "is cut off, damaged or not a JSON list of dialogues"),
     "widths": (
         '[[{"speaker": "a", "cls": [1], "label": 1}, {"speaker": "a", "cls": [1, 2], "label": 1}]]',
@@ -394,3 +403,16 @@ def test_old_sentences_go_where_there_are_none(folder, capsys):
     argv = ("import", folder / "own.csv", "--language", folder / "text.npy", "--out", folder / "c.safetensors")
     assert run(capsys, *argv)[0] == 0
     assert not (folder / "c.parquet").exists()
+
+
+def test_json_with_nan_takes_no_more_memory(tmp_path):
+    """Short numbers take 24 bytes each as Python's own: the dialogues are decoded one by one."""
+    (folder,) = write("J1", tmp_path, invented("meld"))
+    vector = ", ".join(["0.0"] * 1024)
+    dialogues = [f'[{{"speaker": "a", "label": 1, "cls": [{vector}]}}]'] * 12_000
+    dialogues[1] = dialogues[1].replace("[0.0", "[NaN", 1)
+    (folder / "train_data_roberta.json.feature").write_text(f" [ {', '.join(dialogues)} ] \n")
+    found = list(json_items(folder / "train_data_roberta.json.feature"))
+    assert len(found) == 12_000
+    assert np.isnan(found[1][0]["cls"][0])
+    assert found[-1][0]["cls"] == [0.0] * 1024
