@@ -14,7 +14,7 @@ The logger `lfvd` tells each epoch at level INFO: `logging.basicConfig(level="IN
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -64,7 +64,9 @@ def train(config: Config, corpus: Corpus, seed: int = 0, *, out: str | Path | No
         run, history = runs.run_of_result(config, corpus, result)[0], result.history
     else:
         runs.train_seeds(config, corpus, [seed], out)
-        run, history = runs.load_run(out), runs.read_epochs(Path(out) / f"seed{seed}" / "epochs.jsonl")
+        whole, history = runs.load_run(out), runs.read_epochs(Path(out) / f"seed{seed}" / "epochs.jsonl")
+        # The folder may hold other seeds, which are other models.
+        run = replace(whole, seeds={seed: whole.seeds[seed]}, models={seed: whole.models[seed]})
     return TrainedModel(run=run, seed=seed, history=pd.DataFrame(history).set_index("epoch"))
 
 

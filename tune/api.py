@@ -18,6 +18,7 @@ from tune.analysis.summary import summarize
 from tune.plan import SearchPlan
 from tune.search.confirmation import ranking
 from tune.search.trials import WORDS
+from tune.study import study_folder
 from tune.study.study import Study
 from tune.tracking.mlflow_writer import default_uri
 
@@ -58,7 +59,7 @@ def run_search(
     Raises InputError for bad input, NothingUsable (tune.session) where no trial came to a result.
     """
     read = plan if isinstance(plan, SearchPlan) else SearchPlan.from_yaml(str(plan))
-    folder = Path(results) / (name or Path(read.base if isinstance(plan, SearchPlan) else plan).stem)
+    folder = study_folder(Path(results), name or Path(read.base if isinstance(plan, SearchPlan) else plan).stem)
     console = console or Console(
         file=_LogLines(), width=1000, force_terminal=False, force_jupyter=False, highlight=False, color_system=None
     )

@@ -34,6 +34,7 @@ import typer
 
 from lfvd.files import InputError, print_warnings
 from tune.commands import options, plans, studies
+from tune.study import study_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,7 +90,7 @@ def search(
     from tune.plan import SearchPlan
 
     read = SearchPlan.from_yaml(plan)
-    folder = options.study_folder(results, name or Path(plan).stem)
+    folder = study_folder(results, name or Path(plan).stem)
     _run_study(_Launch(folder, address, storage, tracking_uri, verbose), read, data)
 
 
@@ -112,7 +113,7 @@ def resume(
     from tune.paper.grid import asked_grid, is_grid
     from tune.study.plan_file import load_plan
 
-    folder = options.study_folder(results, name)
+    folder = study_folder(results, name)
     launch = _Launch(folder, address, storage, tracking_uri, verbose)
     if is_grid(folder):
         if (trials, wall, gpu_hours) != (None, None, None):
@@ -137,7 +138,7 @@ def confirm(
     """Train what is missing of the finalists × seeds, and write best.yaml."""
     from tune.study.plan_file import load_plan
 
-    folder = options.study_folder(results, name)
+    folder = study_folder(results, name)
     plan, source, _ = load_plan(folder)
     launch = _Launch(folder, address, storage, tracking_uri, verbose)
     _run_study(launch, plan, data or Path(source.path), search=False)
@@ -166,7 +167,7 @@ def reproduce(
     from tune.paper.grid import read_base
     from tune.paper.rows import parts_of
 
-    launch = _Launch(options.study_folder(results, name), address, storage, tracking_uri, verbose)
+    launch = _Launch(study_folder(results, name), address, storage, tracking_uri, verbose)
     _run_rows(launch, read_base(base), parts_of(tables, figures), data)
 
 

@@ -206,6 +206,7 @@ def dialogue_bootstrap(
 
     label, dialogue [N]; predictions a, b [seeds of its own, N]; unlabelled utterances are left out. A draw is the same for both
     and for all seeds, so what is hard for both does not count as noise.
+    Raises ValueError for a single dialogue.
     """
     from scipy.stats import bootstrap
 

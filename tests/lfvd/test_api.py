@@ -42,6 +42,13 @@ def test_a_folder_gives_the_same_as_memory(tiny_config, tiny_corpus, tmp_path):
     assert scores.loc[0].to_dict() == evaluate_run(out, tiny_corpus, "test")["seeds"]["0"]["scores"]
 
 
+def test_a_model_from_a_folder_of_several_seeds_is_that_of_its_seed(tiny_config, tiny_corpus, tmp_path):
+    train(tiny_config, tiny_corpus, seed=0, out=tmp_path / "run")
+    here, there = train(tiny_config, tiny_corpus, seed=1), train(tiny_config, tiny_corpus, seed=1, out=tmp_path / "run")
+    assert list(evaluate(there, tiny_corpus).index) == [1]
+    assert predict(there, tiny_corpus).equals(predict(here, tiny_corpus))
+
+
 def test_names_of_the_package():
     assert all(getattr(lfvd, name).__module__.startswith("lfvd.") for name in lfvd.__all__)
     with pytest.raises(AttributeError, match="module 'lfvd' has no attribute 'tarin'"):

@@ -5,8 +5,15 @@ import logging
 
 import pytest
 
+from lfvd.files import InputError
 from tests.helpers.plans import make_plan
 from tune import open_study, run_search
+
+
+def test_a_study_stays_in_the_results_folder(tiny_file, tmp_path):
+    with pytest.raises(InputError, match=r"--name '\.\./x': must be a plain name"):
+        run_search(make_plan(), tiny_file, "../x", tmp_path / "results")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lfvd.files import InputError
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -36,15 +34,6 @@ Storage = Annotated[
     ),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what Ray, Optuna and MLflow log.")]
-
-
-def study_folder(results: Path, name: str) -> Path:
-    """The folder of a study. Raises InputError for a name that is no plain name."""
-    if not name or name in (".", "..") or "/" in name or "\\" in name:
-        raise InputError(
-            f"--name {name!r}: must be a plain name, since it becomes a folder in {results}: leave out slashes"
-        )
-    return results / name
 
 
 def print_error(error: object) -> None:

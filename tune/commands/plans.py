@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tune.commands import options
+from tune.study import study_folder
 
 
 def doctor(
@@ -63,7 +64,7 @@ def slurm(
     """Print a SLURM batch script for `search`: `lfvd-tune slurm … > trials.sh`, then `sbatch trials.sh`."""
     from tune.cluster.slurm import Allocation, batch_script
 
-    folder = options.study_folder(results, name or Path(plan).stem)
+    folder = study_folder(results, name or Path(plan).stem)
     allocation = Allocation(nodes=nodes, gpus=gpus, cpus=cpus, time=time)
     print(batch_script(plan, data, folder.parent, folder.name, allocation), end="")
 

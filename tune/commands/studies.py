@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tune.commands import options
+from tune.study import study_folder
 
 if TYPE_CHECKING:
     from tune.study.study import Study
@@ -121,12 +122,12 @@ def _open(results: Path, name: str) -> Study:
     from tune.study.study import Study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return Study.open(options.study_folder(results, name))
+    return Study.open(study_folder(results, name))
 
 
 def _open_any(results: Path, name: str) -> Study:
     """A search, or rows of tables."""
     from tune.paper.grid import Grid, is_grid
 
-    folder = options.study_folder(results, name)
+    folder = study_folder(results, name)
     return Grid.open(folder) if is_grid(folder) else _open(results, name)

@@ -127,6 +127,8 @@ class JobTracker:
                 self._too_large(job, reason)
             case {"failure": reason}:
                 self._tell(self.source.failed, job, reason)
+            case _:
+                self.error = AssertionError(f"a worker reports {sorted(report)}")
         if stop or self.error:
             del self.attempts[attempt]
         return stop or self.error is not None

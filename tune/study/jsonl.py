@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,8 @@ def _is_record(line: bytes) -> bool:
 class Tail:
     """Records of a file of lines that grows: each `new()` goes on where the last one ended."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.lines, self._read = path, 0, 0
+    def __init__(self, path: Path, *, convert: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> None:
+        self.path, self.convert, self.lines, self._read = path, convert, 0, 0
 
     def new(self) -> Iterator[dict[str, Any]]:
         """Records that nobody asked for yet. Raises InputError for a damaged line."""
@@ -63,7 +63,7 @@ class Tail:
                     return
                 self._read += len(line)
                 self.lines += 1
-                yield self._record(line)
+                yield self._record(line) if self.convert is None else self.convert(self._record(line))
 
     def _record(self, line: bytes) -> dict[str, Any]:
         try:

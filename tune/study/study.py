@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lfvd.config import Config
 from lfvd.files import DISK_FULL
+from lfvd.training.metrics import canonical_metrics
 from tune.plan import SearchPlan
 from tune.study import jsonl
 from tune.study.lock import hold_lock
@@ -194,8 +195,8 @@ class Study:
         self._append("faults.jsonl", _fault(reason, then, **where))
 
     def tail(self, name: str) -> jsonl.Tail:
-        """Records of one of RECORDS from its first line on, to be read bit by bit."""
-        return jsonl.Tail(self.folder / name)
+        """Records of one of RECORDS from its first line on, to be read bit by bit; metrics by the names of today."""
+        return jsonl.Tail(self.folder / name, convert=canonical_metrics if name == "epochs.jsonl" else None)
 
     def epochs(self, stage: str | None = None) -> list[dict[str, Any]]:
         """Epochs in the order of their arrival, of one stage or of all."""

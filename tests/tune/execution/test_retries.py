@@ -151,6 +151,14 @@ def test_a_source_that_raises_ends_all(make_job):
     assert attempts.source.ended == {}, "it goes on another time"
 
 
+def test_a_report_of_no_known_kind_ends_all(make_job):
+    attempts = Attempts([make_job("a")])
+    attempts.start()
+    assert attempts.tracker.report("0", {"recrod": "{}"})
+    assert str(attempts.tracker.error) == "a worker reports ['recrod']"
+    assert attempts.tracker.stopping()
+
+
 def crowded_job(config, corpus) -> None:
     """A device that holds one job."""
     from unittest import mock

@@ -17,7 +17,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from lfvd.files import write_yaml
+from lfvd.files import InputWarning, write_yaml
 from tests.helpers.mlflow_studies import (
     CLASSES,
     SEEDS,
@@ -294,15 +294,16 @@ def test_what_a_person_deleted_stays_deleted(study, uri):
 
 
 def test_names_and_texts_that_mlflow_does_not_take(study, uri):
-    """And metrics under the names of older versions, which go through as they are."""
+    """And metrics under the names of older versions, which go by those of today."""
     trial = begin(study)
     odd = {**record(1, 0.5, 0.5, classes=("happy (loud)", "traurig+ß")), "train/loss_self": 0.1}
     study.log_epoch("search", 0, training_seed(study.plan.sampler, 0, taken=SEEDS), odd)
     trial.set_user_attr(FAILURE, "x" * 9000)
     study.optuna.tell(trial, state=TrialState.FAIL)
-    sync(study, uri)
+    with pytest.warns(InputWarning, match="`train/loss_self` is now `train/loss_cross_modal`"):
+        sync(study, uri)
     run = held(uri, study.name)["trial 0 (baseline)"]
-    assert {"val/f1/happy _loud_", "val/f1/traurig_ß", "train/loss_self"} <= run.data.metrics.keys()
+    assert {"val/f1/happy _loud_", "val/f1/traurig_ß", "train/loss_cross_modal"} <= run.data.metrics.keys()
     assert run.data.tags["failure"] == "x" * 5000
 
 
