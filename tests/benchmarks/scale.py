@@ -54,7 +54,10 @@ def curve(job: Job) -> Iterator[dict[str, Any]]:
     for epoch in range(1, EPOCHS + 1):
         score = float(top * (1 - 0.5 / epoch) + 0.005 * rng.standard_normal())
         best = max(best, score)
-        losses = {f"train/loss{term}": 1 / score for term in ("", "_classification", "_self", "_full", "_distillation")}
+        losses = {
+            f"train/loss{term}": 1 / score
+            for term in ("", "_classification", "_cross_modal", "_supervised", "_distillation")
+        }
         val = {"val/loss": 1 / score, "val/wf1": score, "val/acc": score + 0.01, OBJECTIVE: best}
         f1 = {f"val/f1/class{i}": score - 0.01 * i for i in range(CLASSES)}
         yield {"epoch": epoch, "seconds": 10 + score, **losses, **val, **f1}
