@@ -19,5 +19,4 @@ class LiteralStack(DAGStack):
     def forward(self, x: Tensor, speaker: Tensor, length: Tensor) -> Tensor:
         """x (H^0) [m, b, n, d], speaker [b, n], length [b] → [m, b, n, d]."""
         masks = reference.predecessors(speaker.to(x.device), self.speaker_window)
-        parameters = [reference.dag_parameters(self, m, len(x)) for m in range(len(x))]
-        return torch.stack([reference.dag(below, masks, *own) for below, own in zip(x, parameters, strict=True)])
+        return torch.stack([reference.dag(self, m, below, masks, len(x)) for m, below in enumerate(x)])
