@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
@@ -33,3 +36,22 @@ def progress_bars() -> Progress | None:
         console=console,
         expand=True,
     )
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A function to be called with the number of things that are done, of `total`: a bar, or a line a tenth."""
+    bars, tenths = progress_bars(), set[int]()
+
+    def tell(count: int) -> None:
+        """`clips 1371/13708`, at the first call and whenever another tenth is done."""
+        if (tenth := 10 * count // total) not in tenths:
+            tenths.add(tenth)
+            print(f"{what} {count}/{total}", flush=True)
+
+    if bars is None:
+        yield tell
+        return
+    with bars:
+        task = bars.add_task(what, total=total, of=total, state="")
+        yield lambda count: bars.update(task, completed=count)

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import opensmile
 
-from lfvd.extract.clips import Clip, ClipError
+from lfvd.extract.work import Clip, ClipError, opened
 
 RATE = 16_000
 """Samples a second, mono: the rate of the corpora that the set was made for."""
@@ -51,25 +51,14 @@ def _smile() -> opensmile.Smile:
 
 def samples(clip: Clip) -> np.ndarray:
     """The clip's sound, mono at RATE: [samples] float32 in -1..1. Raises ClipError where there is none."""
-    try:
-        with av.open(str(clip.file)) as container:
-            return _decoded(container, clip)
-    except av.error.FFmpegError as error:
-        raise ClipError(f"cannot be decoded ({error.strerror})") from None
-
-
-def _decoded(container: av.container.InputContainer, clip: Clip) -> np.ndarray:
-    if not container.streams.audio:
-        raise ClipError("has no sound")
-    if clip.start:
-        container.seek(int(clip.start * av.time_base))  # to a packet at or before the start
     resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
     first, parts = None, []
-    for frame in container.decode(audio=0):
-        if clip.end is not None and frame.time >= clip.end:
-            break
-        first = frame.time if first is None else first
-        parts += [part.to_ndarray()[0] for part in resampler.resample(frame)]
+    with opened(clip, "audio") as container:
+        for frame in container.decode(audio=0):
+            if clip.end is not None and frame.time >= clip.end:
+                break
+            first = frame.time if first is None else first
+            parts += [part.to_ndarray()[0] for part in resampler.resample(frame)]
     if first is None:
         raise ClipError(f"has no sound from {clip.start:g} s on")
     sound = np.concatenate(parts + [part.to_ndarray()[0] for part in resampler.resample(None)])

@@ -25,7 +25,6 @@ import typer
 from lfvd.files import InputError, write_text
 
 if TYPE_CHECKING:
-    from lfvd.extract.clips import Clip
     from lfvd.extract.work import Extractor
 
 app = typer.Typer(
@@ -80,26 +79,26 @@ def language(
     """
     _need("transformers")
     from lfvd.extract import text
-    from lfvd.extract.finetune import FineTuning
     from lfvd.extract.finetune import finetune as teach
-    from lfvd.extract.progress import bar
     from lfvd.extract.sources import read_source
+    from lfvd.terminal import progress_bar
+    from lfvd.training.environment import pick_device
 
     found = read_source(source)
     found.check_out(out)
     texts, train = found.texts(), found.train() if finetune else None
-    encoder = text.load(model, layers=layers, device=_device(device))
-    with _interruptible("no features are written"):
+    encoder = text.load(model, layers=layers, device=pick_device(device).type)
+    with interruptible("no features are written"):
         if train is not None:
-            kept, options = out.with_suffix(".encoder"), FineTuning(epochs=epochs, batch=batch, seed=seed)
-            with bar("fine-tuning", epochs * len(train[0])) as done:
-                teach(encoder, *train, options=options, done=done)
+            kept = out.with_suffix(".encoder")
+            with progress_bar("fine-tuning", epochs * len(train[0])) as done:
+                teach(encoder, *train, epochs=epochs, batch=batch, seed=seed, done=done)
             encoder.save(kept)
             print(f"wrote {kept}: the fine-tuned encoder, for --model")
-        with bar("sentences", len(texts)) as done:
+        with progress_bar("sentences", len(texts)) as done:
             features = text.encode(encoder, texts, batch=batch, done=done)
     found.save(out, features)
-    _say_written(out, features.shape)
+    print(f"wrote {out}: {len(features)} utterances, {features.shape[1]} wide")
 
 
 @app.command()
@@ -137,46 +136,42 @@ def visual(
     _need("av", "cv2", "huggingface_hub")
     from lfvd.extract.densenet import load, weights_file
     from lfvd.extract.visual import Visual
+    from lfvd.training.environment import pick_device
 
     weights = weights_file(model)
     load(weights)  # says what is wrong before the work begins
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    extractor = Visual(weights=weights, digest=digest, frames=frames, faces=faces, device=_device(device))
+    where = pick_device(device).type
+    extractor = Visual(weights=weights, digest=digest, frames=frames, faces=faces, device=where)
     _from_clips(source, out, clips, extractor, processes)
 
 
 def _from_clips(source: Path, out: Path, folder: Path | None, extractor: Extractor, processes: int) -> None:
-    """What audio and visual have in common."""
-    from lfvd.extract.progress import bar
+    """What audio and visual have in common. Clips without features are listed beside the file, the first few also here."""
+    import pandas as pd
+
     from lfvd.extract.sources import read_source
     from lfvd.extract.work import extract
+    from lfvd.terminal import progress_bar
 
     found = read_source(source)
     found.check_out(out)
-    clips, parts = found.clips(folder), out.with_suffix(".parts")
-    with _interruptible("the same command continues from here"), bar("clips", len(clips)) as done:
+    clips, parts, listed = found.clips(folder), out.with_suffix(".parts"), out.with_suffix(".missing.csv")
+    with interruptible("the same command continues from here"), progress_bar("clips", len(clips)) as done:
         features, failed = extract(clips, extractor, parts=parts, processes=processes, done=done)
     found.save(out, features)
-    _list_missing(out.with_suffix(".missing.csv"), clips, failed)
+    listed.unlink(missing_ok=True)  # of a former command
+    if failed:
+        rows = [(str(clips[i].file), clips[i].start, clips[i].end, failed[i]) for i in sorted(failed)]
+        write_text(listed, pd.DataFrame(rows, columns=["file", "start", "end", "reason"]).to_csv(index=False))
+        for file, _, _, reason in rows[:5]:
+            print_error(f"{file}: {reason}")
+        print_error(
+            f"{len(failed)} of {len(clips)} clips gave no features: their rows are NaN, for `lfvd import --nan-to-zero`; "
+            f"{listed} lists them"
+        )
     shutil.rmtree(parts)
-    _say_written(out, features.shape)
-
-
-def _list_missing(file: Path, clips: list[Clip], failed: dict[int, str]) -> None:
-    """Write the list of clips without features and say the first few, or remove a former list."""
-    from lfvd.extract.sources import missing
-
-    if not failed:
-        file.unlink(missing_ok=True)
-        return
-    table = missing(clips, failed)
-    write_text(file, table.to_csv(index=False))
-    for name, reason in table[["file", "reason"]].head(5).itertuples(index=False):
-        print_error(f"{name}: {reason}")
-    print_error(
-        f"{len(failed)} of {len(clips)} clips gave no features: their rows are NaN, for `lfvd import --nan-to-zero`; "
-        f"{file} lists them"
-    )
+    print(f"wrote {out}: {len(features)} utterances, {features.shape[1]} wide")
 
 
 def _need(*packages: str) -> None:
@@ -187,17 +182,8 @@ def _need(*packages: str) -> None:
             )
 
 
-def _device(chosen: str) -> str:
-    import torch
-
-    there = torch.cuda.is_available()
-    if chosen == "cuda" and not there:
-        raise InputError("--device cuda: torch finds no GPU: use --device cpu")
-    return "cuda" if there and chosen != "cpu" else "cpu"
-
-
 @contextmanager
-def _interruptible(after: str) -> Iterator[None]:
+def interruptible(after: str) -> Iterator[None]:
     """Ctrl-C ends with a sentence and exit code 130."""
     try:
         yield
@@ -208,7 +194,3 @@ def _interruptible(after: str) -> Iterator[None]:
 
 def print_error(text: str) -> None:
     print(f"lfvd: {text}", file=sys.stderr)
-
-
-def _say_written(out: Path, shape: tuple[int, ...]) -> None:
-    print(f"wrote {out}: {shape[0]} utterances, {shape[1]} wide")

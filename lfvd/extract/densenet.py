@@ -28,10 +28,6 @@ WIDTH = 1024
 """Channels at the end."""
 
 
-class WeightsError(InputError):
-    """A file of weights that does not fit."""
-
-
 class DenseNet121(nn.Module):
     """Images, normalised as ImageNet's → one vector each: [b, 1024], the input of the published classifier."""
 
@@ -48,8 +44,10 @@ class DenseNet121(nn.Module):
             if i > 1:
                 parts[f"transition{i - 1}"] = _transition(channels)
                 channels //= 2
-            parts[f"denseblock{i}"] = _block(channels, layers)
-            channels += layers * GROWTH
+            parts[f"denseblock{i}"] = nn.Sequential()
+            for k in range(1, layers + 1):
+                parts[f"denseblock{i}"].add_module(f"denselayer{k}", _Layer(channels))
+                channels += GROWTH
         parts["norm5"] = nn.BatchNorm2d(channels)
         self.features = nn.Sequential(parts)
 
@@ -72,10 +70,6 @@ class _Layer(nn.Module):
         return torch.cat([x, self.conv2(F.relu(self.norm2(narrow)))], 1)
 
 
-def _block(channels: int, layers: int) -> nn.Sequential:
-    return nn.Sequential(OrderedDict((f"denselayer{i + 1}", _Layer(channels + i * GROWTH)) for i in range(layers)))
-
-
 def _transition(channels: int) -> nn.Sequential:
     """Half the channels, half the height and width."""
     return nn.Sequential(
@@ -89,38 +83,29 @@ def _transition(channels: int) -> nn.Sequential:
 
 
 def weights_file(name: str) -> Path:
-    """A file of weights, or that of a model on the Hugging Face hub. Raises WeightsError where neither is to be had."""
+    """A file of weights, or that of a model on the Hugging Face hub. Raises InputError where neither is to be had."""
     if Path(name).is_file():
         return Path(name)
     try:
         return Path(hf_hub_download(name, "model.safetensors"))
     except Exception as error:  # of a wrong name, of the network, of the hub
         reason = " ".join(str(error).split()).partition(". ")[0]
-        raise WeightsError(
-            f"--model {name}: is no file, and the hub does not give it ({reason}): name a file"
-        ) from None
+        raise InputError(f"--model {name}: is no file, and the hub does not give it ({reason}): name a file") from None
 
 
 def load(file: Path) -> DenseNet121:
     """The network with weights of a `.safetensors` or a torch file, in evaluation mode; a classifier in it is left out.
 
-    Reads what torchvision and timm publish. Raises WeightsError where it is no such file.
+    Reads what torchvision and timm publish. Raises InputError where it is no such file.
     """
     try:
-        if file.suffix == ".safetensors":
-            state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        state = {_renamed(key): value for key, value in state.items() if key.startswith("features.")}
+        safe = file.suffix == ".safetensors"
+        state = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
         network = DenseNet121()
-        network.load_state_dict(state)
-    except OSError as error:
-        raise WeightsError(f"{file}: cannot be read ({error.strerror or error}): check the path") from None
+        network.load_state_dict({_renamed(k): value for k, value in state.items() if k.startswith("features.")})
     except Exception as error:  # each kind of broken file has its own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(
-            f"{file}: does not hold the weights of a DenseNet-121 ({reason}): name such a file"
-        ) from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{file}: does not hold the weights of a DenseNet-121 ({reason}): name such a file") from None
     return network.eval()
 
 

@@ -33,20 +33,6 @@ POOLING, MODULES = "1_Pooling/config.json", "modules.json"
 """Files of the sentence-transformers library."""
 
 
-class EncoderError(InputError):
-    """A text encoder that cannot be used."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pooling:
-    """How the tokens' vectors become one vector of the sentence."""
-
-    tokens: Literal["cls", "mean"] = "cls"
-    layers: Layers = "mean"
-    unit_length: bool = False
-    """Divide the vector by its length at the end."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
     """A text encoder, ready for use."""
@@ -54,17 +40,15 @@ class Encoder:
     tokenizer: Any
     model: Any
     """On the device where it is to run."""
-    pooling: Pooling
+    tokens: Literal["cls", "mean"]
+    """Which tokens' vectors make that of the sentence."""
+    layers: Layers
+    unit_length: bool
+    """Divide the vector by its length at the end."""
     longest: int
     """Tokens; what is beyond is cut off."""
     own: Mapping[str, str]
     """The files of its folder that say how it is pooled: name → text."""
-
-    def tokens(self, texts: Sequence[str]) -> Any:
-        """A padded batch, on the model's device."""
-        return self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.longest, return_tensors="pt"
-        ).to(self.model.device)
 
     def save(self, folder: Path) -> None:
         """Write the encoder as a folder for `load`, in place of one that is there, and whole or not at all."""
@@ -82,7 +66,7 @@ class Encoder:
 def load(name: str, *, layers: Layers | None = None, device: str = "cpu") -> Encoder:
     """The encoder in a folder or on the hub. `layers` None: the encoder's own way, else the mean.
 
-    Raises EncoderError where it is not to be had. No code of the folder or the hub is run.
+    Raises InputError where it is not to be had. No code of the folder or the hub is run.
     """
     transformers.utils.logging.set_verbosity_error()  # it tells of a head that is not used here
     transformers.utils.logging.disable_progress_bar()
@@ -92,33 +76,20 @@ def load(name: str, *, layers: Layers | None = None, device: str = "cpu") -> Enc
         own = {file: text for file in (POOLING, MODULES) if (text := _optional(name, file)) is not None}
     except Exception as error:  # what its many parts raise: OSError, ValueError, KeyError, SafetensorError
         reason = " ".join(str(error).split()).partition(". ")[0]
-        raise EncoderError(
+        raise InputError(
             f"--model {name}: is no text encoder that can be loaded ({reason}): name a folder with one, or one of the hub"
         ) from None
+    positions = getattr(model.config, "max_position_embeddings", math.inf)
+    padding = model.config.pad_token_id or 0  # RoBERTa counts its positions from the one after it
+    modules = json.loads(own.get(MODULES, "[]"))
     return Encoder(
         tokenizer=tokenizer,
         model=model.to(device).eval(),
-        pooling=_pooling({file: json.loads(text) for file, text in own.items()}, layers),
-        longest=_longest(model, tokenizer),
+        tokens="mean" if json.loads(own.get(POOLING, "{}")).get("pooling_mode_mean_tokens") else "cls",
+        layers=layers or ("first" if POOLING in own else "mean"),
+        unit_length=POOLING in own and any(str(m.get("type", "")).endswith("Normalize") for m in modules),
+        longest=int(min(positions - padding - 1, tokenizer.model_max_length)),  # without a limit: a very large number
         own=own,
-    )
-
-
-def _longest(model: Any, tokenizer: Any) -> int:
-    """Tokens that both can take; a tokenizer without a limit says a very large number."""
-    positions = getattr(model.config, "max_position_embeddings", math.inf)
-    padding = model.config.pad_token_id or 0  # RoBERTa counts its positions from the one after it
-    return int(min(positions - padding - 1, tokenizer.model_max_length))
-
-
-def _pooling(own: Mapping[str, Any], layers: Layers | None) -> Pooling:
-    """The encoder's own pooling, as the sentence-transformers library writes it, else the field's."""
-    if POOLING not in own:
-        return Pooling(layers=layers or "mean")
-    return Pooling(
-        tokens="mean" if own[POOLING].get("pooling_mode_mean_tokens") else "cls",
-        layers=layers or "first",
-        unit_length=any(str(module.get("type", "")).endswith("Normalize") for module in own.get(MODULES, [])),
     )
 
 
@@ -134,39 +105,31 @@ def encode(
 
     Sentences of like length share a batch, so that little is computed on padding; padding changes no vector.
     """
-    lengths = [
-        len(ids) for ids in encoder.tokenizer(list(texts), truncation=True, max_length=encoder.longest).input_ids
-    ]
-    order = np.argsort(lengths, kind="stable")[::-1]  # longest first: memory that does not suffice shows at once
-    features: np.ndarray | None = None
+    ids = encoder.tokenizer(list(texts), truncation=True, max_length=encoder.longest).input_ids
+    order = np.argsort([len(each) for each in ids], kind="stable")[::-1]  # memory that does not suffice shows at once
+    found = []
     for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
         with torch.inference_mode():
-            vectors = pooled(encoder, encoder.tokens([texts[i] for i in rows])).cpu().numpy()
-        if features is None:
-            features = np.empty((len(texts), vectors.shape[1]), np.float32)
-        features[rows] = vectors
-        done(start + len(rows))
-    assert features is not None, "a source has at least one row"
+            found.append(pooled(encoder, [texts[i] for i in order[start : start + batch]]).cpu().numpy())
+        done(min(start + batch, len(order)))
+    features: np.ndarray = np.concatenate(found)[np.argsort(order)].astype(np.float32)
     return features
 
 
-def pooled(encoder: Encoder, tokens: Any) -> Tensor:
+def pooled(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     """The vectors of a batch by the encoder's pooling: [b, h], or [b, 4 h] where layers are concatenated."""
+    tokens = encoder.tokenizer(
+        list(texts), padding=True, truncation=True, max_length=encoder.longest, return_tensors="pt"
+    ).to(encoder.model.device)
     hidden = encoder.model(**tokens, output_hidden_states=True).hidden_states[1:]  # the embeddings are no layer
-    by_layer = [
-        _sentence(layer, tokens["attention_mask"], encoder.pooling.tokens) for layer in hidden[: -LAST - 1 : -1]
-    ]
-    if encoder.pooling.layers == "concat":
+    last = hidden[: -LAST - 1 : -1]
+    if encoder.tokens == "cls":
+        by_layer = [layer[:, 0] for layer in last]
+    else:
+        weight = tokens["attention_mask"][:, :, None].to(last[0].dtype)
+        by_layer = [(layer * weight).sum(1) / weight.sum(1) for layer in last]
+    if encoder.layers == "concat":
         vectors = torch.cat(by_layer, 1)
     else:
-        vectors = by_layer[0] if encoder.pooling.layers == "first" else torch.stack(by_layer).mean(0)
-    return F.normalize(vectors) if encoder.pooling.unit_length else vectors
-
-
-def _sentence(layer: Tensor, mask: Tensor, tokens: Literal["cls", "mean"]) -> Tensor:
-    """[b, t, h], [b, t] → [b, h]."""
-    if tokens == "cls":
-        return layer[:, 0]
-    weight = mask[:, :, None].to(layer.dtype)
-    return (layer * weight).sum(1) / weight.sum(1)
+        vectors = by_layer[0] if encoder.layers == "first" else torch.stack(by_layer).mean(0)
+    return F.normalize(vectors) if encoder.unit_length else vectors

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import torch
 
-from lfvd.extract.clips import Clip, ClipError
 from lfvd.extract.densenet import WIDTH, DenseNet121, load
+from lfvd.extract.work import Clip, ClipError, opened
 
 SIDE = 224
 """Pixels of the network's square input."""
@@ -76,32 +76,21 @@ def frames(clip: Clip, count: int) -> list[np.ndarray]:
 
     Raises ClipError where there are none.
     """
-    try:
-        with av.open(str(clip.file)) as container:
-            return _spread(container, clip, count)
-    except av.error.FFmpegError as error:
-        raise ClipError(f"cannot be decoded ({error.strerror})") from None
-
-
-def _spread(container: av.container.InputContainer, clip: Clip, count: int) -> list[np.ndarray]:
-    if not container.streams.video:
-        raise ClipError("has no pictures")
-    first, last_end = _span(container)
-    start, end = max(clip.start, first), last_end if clip.end is None else min(clip.end, last_end)
-    times = list(start + (np.arange(count) + 0.5) / count * (end - start)) if start < end else []
-    if clip.start:
-        container.seek(int(clip.start * av.time_base))  # to a key frame at or before the start
     chosen, shown = [], None
-    for frame in container.decode(video=0) if times else ():
-        # A frame is shown until the next one comes.
-        if shown is not None and times[0] < frame.time:
+    with opened(clip, "video") as container:
+        first, last_end = _span(container)
+        start, end = max(clip.start, first), last_end if clip.end is None else min(clip.end, last_end)
+        times = list(start + (np.arange(count) + 0.5) / count * (end - start)) if start < end else []
+        for frame in container.decode(video=0) if times else ():
+            # A frame is shown until the next one comes.
+            if shown is not None and times[0] < frame.time:
+                chosen.append(shown.to_ndarray(format="rgb24"))
+                times = [t for t in times if t >= frame.time]
+            if not times:
+                break
+            shown = frame
+        if shown is not None and times:
             chosen.append(shown.to_ndarray(format="rgb24"))
-            times = [t for t in times if t >= frame.time]
-        if not times:
-            break
-        shown = frame
-    if shown is not None and times:
-        chosen.append(shown.to_ndarray(format="rgb24"))
     if not chosen:
         raise ClipError(f"has no pictures from {clip.start:g} s on")
     return chosen

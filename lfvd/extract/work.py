@@ -13,20 +13,47 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from lfvd.extract.clips import Clip, ClipError
 from lfvd.files import InputError, atomic_path
 
 
-class NoFeatures(InputError):
-    """Not one clip gave features."""
+class ClipError(ValueError):
+    """A clip without usable sound or pictures; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A stretch of a media file."""
+
+    file: Path
+    start: float = 0.0
+    """Seconds, on the clock of the file's timestamps."""
+    end: float | None = None
+    """Seconds, on the same clock; None: the file's end."""
+
+
+@contextlib.contextmanager
+def opened(clip: Clip, kind: Literal["audio", "video"]) -> Iterator[Any]:
+    """The clip's file, at or before its start. Raises ClipError where it has nothing of the kind or cannot be decoded."""
+    import av
+
+    try:
+        with av.open(str(clip.file)) as container:
+            if not getattr(container.streams, kind):
+                raise ClipError("has no sound" if kind == "audio" else "has no pictures")
+            if clip.start:
+                container.seek(int(clip.start * av.time_base))
+            yield container
+    except av.error.FFmpegError as error:
+        raise ClipError(f"cannot be decoded ({error.strerror})") from None
 
 
 class Extractor(Protocol):
@@ -45,31 +72,31 @@ def extract(
     """Vectors of all clips [N, width] float32, NaN where a clip gave none, and why: index → reason.
 
     `done` is called with the number of clips behind, failed ones included. A clip that kills its process is a failed
-    one. Vectors found in `parts` are not made again. To be called from the main thread. Raises NoFeatures where no
-    clip gave a vector, OSError where parts cannot be written.
+    one. Vectors found in `parts` are not made again. Raises InputError where no clip gave a vector, OSError where parts
+    cannot be written.
     """
-    names, failed = _part_names(clips, extractor)
-    todo = [i for i, name in names.items() if not (parts / name).exists()]
+    files, failed = _part_files(clips, extractor, parts)
+    jobs = {i: (clips[i], file) for i, file in files.items() if not file.exists()}
     parts.mkdir(parents=True, exist_ok=True)
-    behind = len(clips) - len(todo)
+    behind = len(clips) - len(jobs)
     done(behind)
-    jobs = deque((i, clips[i], parts / names[i]) for i in todo)
-    outcomes = _outcomes(jobs, extractor, min(processes, len(todo)))
-    with contextlib.closing(outcomes):
-        for index, reason in outcomes:
+    with contextlib.closing(_outcomes(jobs, extractor, processes)) as outcomes:
+        for count, (index, reason) in enumerate(outcomes, start=behind + 1):
             if reason is not None:
                 failed[index] = reason
-            behind += 1
-            done(behind)
+            done(count)
     if len(failed) == len(clips):
         index, reason = min(failed.items())
-        raise NoFeatures(f"{clips[index].file}: {reason}, nor did any other clip give features: check the folder")
-    return _gathered(len(clips), {i: parts / name for i, name in names.items() if i not in failed}, extractor), failed
+        raise InputError(f"{clips[index].file}: {reason}, nor did any other clip give features: check the folder")
+    features = np.full((len(clips), extractor.width), np.nan, np.float32)
+    for i in files.keys() - failed.keys():
+        features[i] = np.load(files[i], allow_pickle=False)
+    return features, failed
 
 
-def _part_names(clips: Sequence[Clip], extractor: Extractor) -> tuple[dict[int, str], dict[int, str]]:
-    """Index → name of the part, and index → reason for files that are not there."""
-    names, failed = {}, {}
+def _part_files(clips: Sequence[Clip], extractor: Extractor, parts: Path) -> tuple[dict[int, Path], dict[int, str]]:
+    """Index → file of the part, and index → reason for clips that are not there."""
+    files, failed = {}, {}
     for i, clip in enumerate(clips):
         try:
             stat = clip.file.stat()
@@ -77,101 +104,83 @@ def _part_names(clips: Sequence[Clip], extractor: Extractor) -> tuple[dict[int, 
             failed[i] = error.strerror or str(error)
         else:
             key = repr((extractor, clip, str(clip.file.resolve()), stat.st_size, stat.st_mtime_ns))
-            names[i] = f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.npy"
-    return names, failed
+            files[i] = parts / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.npy"
+    return files, failed
 
 
-def _gathered(rows: int, files: dict[int, Path], extractor: Extractor) -> np.ndarray:
-    features = np.full((rows, extractor.width), np.nan, np.float32)
-    for i, file in files.items():
-        features[i] = np.load(file, allow_pickle=False)
-    return features
+def _outcomes(
+    jobs: Mapping[int, tuple[Clip, Path]], extractor: Extractor, processes: int
+) -> Generator[tuple[int, str | None], None, None]:
+    """Index of a clip and why it gave nothing, in the order in which clips end. jobs: index → clip and its part.
 
-
-Job = tuple[int, Clip, Path]
-"""Index of the clip, the clip, the part to write."""
-Outcomes = Generator[tuple[int, str | None], None, None]
-"""Index of a clip and why it gave nothing, in the order in which clips end."""
-
-
-def _outcomes(waiting: deque[Job], extractor: Extractor, processes: int) -> Outcomes:
-    """Run all jobs. A process that dies breaks its whole pool: what was at work is tried again, one clip at a time.
-
-    With one process it is plain whose clip it was; with several, even an idle one may have died.
+    A clip whose process died is tried once more: another process's memory may have killed it. Ended early, by Ctrl-C or a
+    full disk, this ends its processes: a clip may take long.
     """
-    while waiting:
-        broken = yield from _in_one_pool(waiting, extractor, processes)
-        if processes > 1:
-            yield from _outcomes(deque(broken), extractor, 1)
-        else:
-            for index, *_ in broken:
-                yield index, "ended its process"
-
-
-def _in_one_pool(
-    waiting: deque[Job], extractor: Extractor, processes: int
-) -> Generator[tuple[int, str | None], None, list[Job]]:
-    """Take jobs from `waiting` as processes get free, until a process dies → the jobs that were at work then.
-
-    Ended early, by Ctrl-C or a full disk, it ends its processes: a clip may take long.
-    """
-    running: dict[Future[str | None], Job] = {}
-    broken: list[Job] = []
-    others = set(mp.active_children())
-    context = mp.get_context("spawn")  # a fork after torch has started its threads may hang
-    with ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as pool, _terminated_early(others):
-        while True:
-            try:
-                while waiting and not broken and len(running) < processes:
-                    with _interrupts_ignored():  # inherited: Ctrl-C reaches all processes of a terminal
-                        running[pool.submit(_one, extractor, *waiting[0][1:])] = waiting[0]
-                    waiting.popleft()
-            except BrokenProcessPool:
-                pass  # the jobs at work say so too
-            if not running:
-                return broken
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job = running.pop(future)
-                if isinstance(future.exception(), BrokenProcessPool):
-                    broken.append(job)
-                else:
-                    yield job[0], future.result()
-
-
-@contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    waiting, died = deque(jobs), set[int]()
+    started: list[BaseProcess] = []
+    idle: list[Connection] = []
+    at_work: dict[Connection, int] = {}
     try:
-        yield
+        while waiting or at_work:
+            while waiting and len(at_work) < processes:
+                free = idle.pop() if idle else _start(extractor, started)
+                at_work[free] = waiting.popleft()
+                with contextlib.suppress(BrokenPipeError):  # it has died: `wait` finds out
+                    free.send(jobs[at_work[free]])
+            wait(list(at_work))
+            for worker in [worker for worker in at_work if worker.poll()]:
+                index = at_work.pop(worker)
+                try:
+                    outcome = worker.recv()
+                except (EOFError, ConnectionResetError):
+                    if index in died:
+                        yield index, "ended its process"
+                    else:
+                        died.add(index)
+                        waiting.append(index)
+                    continue
+                if isinstance(outcome, OSError):
+                    raise outcome
+                idle.append(worker)
+                yield index, outcome
     finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _terminated_early(others: set[mp.process.BaseProcess]) -> Iterator[None]:
-    """On an exception, end the processes that were started since `others`."""
-    try:
-        yield
-    except BaseException:
-        for process in set(mp.active_children()) - others:
+        for process in started:
             process.terminate()
-        raise
+
+
+def _start(extractor: Extractor, started: list[BaseProcess]) -> Connection:
+    """A new process, and the connection to it."""
+    context = mp.get_context("spawn")  # a fork after torch has started its threads may hang
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(extractor, theirs))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C reaches all processes of a terminal
+    try:
+        process.start()
+        started.append(process)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    theirs.close()
+    return ours
+
+
+def _work(extractor: Extractor, parent: Connection) -> None:
+    """In a process of its own: clips, one after the other, until the parent ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            parent.send(_one(extractor, *parent.recv()))
 
 
 def _end_with_parent() -> None:
-    """In a process of the pool, which would outlive a parent that is killed."""
+    """A killed parent waits for no clip."""
     parent = mp.parent_process()
     assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    parent.join()
+    os._exit(1)
 
 
-def _one(extractor: Extractor, clip: Clip, part: Path) -> str | None:
-    """Write a clip's part, or say why there is none. Raises OSError where it cannot be written."""
+def _one(extractor: Extractor, clip: Clip, part: Path) -> str | OSError | None:
+    """Write a clip's part, or say why there is none, or that it cannot be written."""
     try:
         vector = extractor(clip)
     except ClipError as error:
@@ -180,6 +189,9 @@ def _one(extractor: Extractor, clip: Clip, part: Path) -> str | None:
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     if not np.isfinite(vector).all():
         return "gave features that are not finite"
-    with atomic_path(part) as temporary, temporary.open("wb") as file:
-        np.save(file, vector.astype(np.float32))
+    try:
+        with atomic_path(part) as temporary, temporary.open("wb") as file:
+            np.save(file, vector.astype(np.float32))
+    except OSError as error:
+        return error
     return None

@@ -35,7 +35,7 @@ def configure_precision(precision: str) -> None:
 def pick_device(wanted: str) -> torch.device:
     """`auto` → the GPU where there is one, else the CPU. Raises InputError where `cuda` is asked for and absent."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("`run.device` is cuda, but torch sees no GPU here: use auto or cpu")
+        raise InputError("the device is cuda, but torch sees no GPU here: use auto or cpu")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 

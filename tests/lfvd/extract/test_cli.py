@@ -1,8 +1,8 @@
 """`lfvd extract` as its user meets it: files in and out, clips that are missing or broken, a kill, Ctrl-C."""
 
 import contextlib
-import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,28 +20,14 @@ for package in ("av", "cv2", "huggingface_hub", "opensmile", "transformers"):
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from lfvd.cli import main  # noqa: E402
 from lfvd.extract.audio import Audio  # noqa: E402
-from lfvd.extract.clips import Clip  # noqa: E402
 from lfvd.extract.densenet import DenseNet121  # noqa: E402
+from lfvd.extract.work import Clip  # noqa: E402
 from tests.helpers.media import plain, tone, write_clip, write_encoder, write_meld  # noqa: E402
+from tests.helpers.run_folders import csv_rows  # noqa: E402
 
 ROWS = {"train": 4, "dev": 2, "test": 3}
 NOTE = "lfvd: note: openSMILE is licensed for research and education; other uses need audEERING's licence"
-
-
-@pytest.fixture
-def lfvd(capsys):
-    """Run a command in this process → (exit code, stdout, stderr)."""
-
-    def run(*argv: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main([str(a) for a in argv])
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +41,27 @@ def meld(tmp_path_factory):
     return folder
 
 
-def damaged(meld: Path, folder: Path) -> Path:
-    """The clips without train's second, dev's first cut short, as happens in the published archives."""
-    for file in (meld / "clips").rglob("*.mp4"):
-        (folder / file.parent.name).mkdir(parents=True, exist_ok=True)
-        (folder / file.parent.name / file.name).write_bytes(file.read_bytes())
-    (folder / "train" / "dia0_utt1.mp4").unlink()
-    cut = folder / "dev" / "dia0_utt0.mp4"
-    cut.write_bytes(cut.read_bytes()[:500])
-    return folder
-
-
 @pytest.mark.slow
-def test_audio_of_meld_and_its_import(lfvd, meld, tmp_path):
-    out = tmp_path / "audio.npz"
+def test_audio_of_meld_with_missing_and_broken_clips_and_its_import(lfvd, meld, tmp_path):
+    """Train's second clip is missing, dev's first cut short, as happens in the published archives; then all are there."""
+    clips = Path(shutil.copytree(meld / "clips", tmp_path / "clips"))
+    gone, cut = clips / "train" / "dia0_utt1.mp4", clips / "dev" / "dia0_utt0.mp4"
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:500])
+    out, listed = tmp_path / "audio.npz", tmp_path / "audio.missing.csv"
+    code, _, err = lfvd("extract", "audio", meld, "--clips", clips, "--out", out, "--processes", 1)
+    reasons = {gone: "No such file or directory", cut: "cannot be decoded (Invalid data found when processing input)"}
+    assert code == 0
+    assert err.splitlines() == [
+        NOTE,
+        *(f"lfvd: {file}: {reason}" for file, reason in reasons.items()),
+        f"lfvd: 2 of 9 clips gave no features: their rows are NaN, for `lfvd import --nan-to-zero`; {listed} lists them",
+    ]
+    assert [(Path(row["file"]), row["reason"]) for row in csv_rows(listed)] == list(reasons.items())
+    with np.load(out) as features:
+        nan = {split: np.isnan(features[split]).all(axis=1).tolist() for split in features}
+        assert not any(np.isnan(features[split]).any(axis=1).tolist() != nan[split] for split in features)
+    assert nan == {"train": [False, True, False, False], "dev": [True, False], "test": [False] * 3}
     code, printed, err = lfvd("extract", "audio", meld, "--clips", meld / "clips", "--out", out, "--processes", 2)
     assert (code, err) == (0, f"{NOTE}\n")
     assert printed.splitlines()[-1] == f"wrote {out}: 9 utterances, 1582 wide"
@@ -77,32 +70,9 @@ def test_audio_of_meld_and_its_import(lfvd, meld, tmp_path):
         for split, rows in ROWS.items():
             last = Clip(file=meld / "clips" / split / f"dia0_utt{rows - 1}.mp4")
             assert np.array_equal(features[split][-1], Audio()(last))
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["audio.npz"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["audio.npz", "clips"]
     code, _, err = lfvd("import", meld, "--audio", out, "--out", tmp_path / "meld.safetensors")
     assert (code, err) == (0, "")
-
-
-@pytest.mark.slow
-def test_missing_and_broken_clips_are_rows_of_nan_and_listed(lfvd, meld, tmp_path):
-    clips = damaged(meld, tmp_path / "clips")
-    out, listed = tmp_path / "audio.npz", tmp_path / "audio.missing.csv"
-    code, _, err = lfvd("extract", "audio", meld, "--clips", clips, "--out", out, "--processes", 1)
-    gone, cut = clips / "train" / "dia0_utt1.mp4", clips / "dev" / "dia0_utt0.mp4"
-    reasons = {gone: "No such file or directory", cut: "cannot be decoded (Invalid data found when processing input)"}
-    assert code == 0
-    assert err.splitlines() == [
-        NOTE,
-        *(f"lfvd: {file}: {reason}" for file, reason in reasons.items()),
-        f"lfvd: 2 of 9 clips gave no features: their rows are NaN, for `lfvd import --nan-to-zero`; {listed} lists them",
-    ]
-    with listed.open(encoding="utf-8", newline="") as file:
-        assert [(Path(row["file"]), row["reason"]) for row in csv.DictReader(file)] == list(reasons.items())
-    with np.load(out) as features:
-        nan = {split: np.isnan(features[split]).all(axis=1).tolist() for split in features}
-        assert not any(np.isnan(features[split]).any(axis=1).tolist() != nan[split] for split in features)
-    assert nan == {"train": [False, True, False, False], "dev": [True, False], "test": [False] * 3}
-    lfvd("extract", "audio", meld, "--clips", meld / "clips", "--out", out, "--processes", 1)
-    assert not listed.exists(), "all clips are there now"
 
 
 @pytest.mark.slow

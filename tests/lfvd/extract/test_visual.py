@@ -14,9 +14,10 @@ pytest.importorskip("av", reason=REASON)
 cv2 = pytest.importorskip("cv2", reason=REASON)
 pytest.importorskip("huggingface_hub", reason=REASON)
 
-from lfvd.extract.clips import Clip, ClipError  # noqa: E402
-from lfvd.extract.densenet import DenseNet121, WeightsError, load, weights_file  # noqa: E402
+from lfvd.extract.densenet import DenseNet121, load, weights_file  # noqa: E402
 from lfvd.extract.visual import Visual, centre, frames, largest_face  # noqa: E402
+from lfvd.extract.work import Clip, ClipError  # noqa: E402
+from lfvd.files import InputError  # noqa: E402
 from tests.helpers.media import FPS, face, plain, tone, write_clip  # noqa: E402
 
 
@@ -50,18 +51,20 @@ def film(tmp_path_factory):
     return write_clip(tmp_path_factory.mktemp("film") / "a.mkv", pictures=[plain(4 * i) for i in range(50)])
 
 
-def test_frames_are_those_in_the_middles_of_equal_stretches(film):
-    assert shown(frames(Clip(file=film), 5)) == [4 * i for i in (5, 15, 25, 35, 45)]
-    assert shown(frames(Clip(file=film), 1)) == [100]
-    assert shown(frames(Clip(file=film), 50)) == [4 * i for i in range(50)]
-    assert shown(frames(Clip(file=film), 400)) == [4 * i for i in range(50)], "each at most once"
-
-
-def test_frames_of_a_stretch(film):
-    expected = [4 * i for i in (28, 33, 38)]
-    assert shown(frames(Clip(file=film, start=1.04, end=1.64), 3)) == expected
-    assert shown(frames(Clip(file=film, start=1.0, end=1.001), 3)) == [100]
-    assert shown(frames(Clip(file=film, start=1.6), 2)) == [4 * i for i in (42, 47)]
+@pytest.mark.parametrize(
+    ("start", "end", "count", "numbers"),
+    [
+        (0.0, None, 5, [5, 15, 25, 35, 45]),
+        (0.0, None, 1, [25]),
+        (0.0, None, 50, range(50)),
+        (0.0, None, 400, range(50)),  # each at most once
+        (1.04, 1.64, 3, [28, 33, 38]),
+        (1.0, 1.001, 3, [25]),
+        (1.6, None, 2, [42, 47]),
+    ],
+)
+def test_frames_are_those_in_the_middles_of_equal_stretches(film, start, end, count, numbers):
+    assert shown(frames(Clip(file=film, start=start, end=end), count)) == [4 * i for i in numbers]
 
 
 def test_frames_of_a_compressed_film_with_sound(tmp_path):
@@ -144,10 +147,10 @@ def test_bad_weights_are_refused(weights, tmp_path, monkeypatch):
     save_file({"features.conv0.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(weights.read_bytes()[:1000])
     for name in ("attack.pth", "other.safetensors", "broken.safetensors"):
-        with pytest.raises(WeightsError, match=f"{name}: does not hold the weights of a DenseNet-121 "):
+        with pytest.raises(InputError, match=f"{name}: does not hold the weights of a DenseNet-121 "):
             load(tmp_path / name)
     assert not (tmp_path / "ran").exists()
-    with pytest.raises(WeightsError, match="--model /no/such/file: is no file, and the hub does not give it"):
+    with pytest.raises(InputError, match="--model /no/such/file: is no file, and the hub does not give it"):
         weights_file("/no/such/file")
     assert weights_file(str(weights)) == weights
 
@@ -172,23 +175,19 @@ def test_frames_with_a_face_count_alone(weights, tmp_path):
     picture[20:220, 40:240] = face(200)[..., None]
     other = write_clip(tmp_path / "both.mkv", pictures=[plain(9, height=240, width=320)] * FPS + [picture] * FPS)
     alone = write_clip(tmp_path / "face.mkv", pictures=[picture] * FPS)
-    options = {"frames": 2}
-    both = visual(weights, **options)(Clip(file=other))
-    np.testing.assert_allclose(both, visual(weights, **options)(Clip(file=alone)), rtol=1e-4, atol=1e-5)
-    whole = visual(weights, faces=False, **options)(Clip(file=other))
-    assert np.abs(both - whole).max() > 0.01
+    both = visual(weights, frames=2)(Clip(file=other))
+    np.testing.assert_allclose(both, visual(weights, frames=2)(Clip(file=alone)), rtol=1e-4, atol=1e-5)
+    assert np.abs(both - visual(weights, frames=2, faces=False)(Clip(file=other))).max() > 0.01
 
 
 def test_clips_without_usable_pictures(weights, tmp_path):
     write_clip(tmp_path / "sound.mp4", sound=tone(200, 0.5))
     whole = write_clip(tmp_path / "whole.mp4", pictures=[plain(3 * i) for i in range(50)])
     (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:400])
-    expected = {
-        "sound.mp4": "has no pictures",
-        "cut.mp4": "cannot be decoded (Invalid data found when processing input)",
-    }
-    for name, reason in expected.items():
+    for name, start, reason in (
+        ("sound.mp4", 0.0, "has no pictures"),
+        ("cut.mp4", 0.0, "cannot be decoded (Invalid data found when processing input)"),
+        ("whole.mp4", 9.0, "has no pictures from 9 s on"),
+    ):
         with pytest.raises(ClipError, match=f"^{re.escape(reason)}$"):
-            visual(weights)(Clip(file=tmp_path / name))
-    with pytest.raises(ClipError, match=r"^has no pictures from 9 s on$"):
-        visual(weights)(Clip(file=whole, start=9.0))
+            visual(weights)(Clip(file=tmp_path / name, start=start))

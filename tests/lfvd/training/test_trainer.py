@@ -291,7 +291,7 @@ def test_an_absent_gpu(tiny_corpus):
         pytest.skip("there is a GPU")
     with pytest.raises(InputError) as caught:
         train(Config().with_values({"run.device": "cuda"}), tiny_corpus, 0)
-    assert str(caught.value) == "`run.device` is cuda, but torch sees no GPU here: use auto or cpu"
+    assert str(caught.value) == "the device is cuda, but torch sees no GPU here: use auto or cpu"
 
 
 def batches_of(corpus: Corpus, seed: list[int], **values) -> list[np.ndarray]:
