@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lfvd.extract.cli import app as extract_app
-from lfvd.extract.cli import print_error
+from lfvd.extract.cli import interruptible, print_error
 from lfvd.files import InputError, print_warnings
 
 if TYPE_CHECKING:
@@ -197,14 +197,14 @@ def train(
     from lfvd.training.trainer import NonFiniteLoss
 
     try:
-        with TrainingProgress(numbers, chosen.run.epochs) as progress:
+        with (
+            interruptible(f"the same command continues from the last whole epoch in {out}"),
+            TrainingProgress(numbers, chosen.run.epochs) as progress,
+        ):
             summary = train_seeds(chosen, corpus, numbers, out, on_epoch=progress)
     except NonFiniteLoss as error:
         print_error(str(error))
         raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        print_error(f"interrupted: the same command continues from the last whole epoch in {out}")
-        raise typer.Exit(130) from None
     print_summary(summary)
     print(f"wrote {out}: result.json, confusion_valid.png, curves.png, seed*/model.safetensors")
     print(f"next: lfvd evaluate {shlex.quote(str(out))} --data {shlex.quote(str(data))} --split test")
@@ -227,11 +227,8 @@ def _config(name: str, settings: Sequence[str], options: dict[str, Any]) -> Conf
             values[key] = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError):
             raise InputError(f"--set {setting}: the value is not valid YAML: quote it") from None
-    config = Config.from_yaml(name)
-    if values:
-        config = config.with_values(values, source="--set")
     given = {key: value for key, value in options.items() if value is not None}
-    return config.with_values(given, source="command line") if given else config
+    return Config.from_yaml(name).with_values(values, source="--set").with_values(given, source="command line")
 
 
 def _seeds(one: int | None, several: str | None) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 
 from torch import Tensor
@@ -16,24 +17,14 @@ Loss = Callable[[Output, Tensor], dict[str, Tensor]]
 
 def build_model(config: Config, features: Mapping[str, int], classes: int) -> LFVD:
     """Config, feature width of each modality, number of classes → model. Initialised from torch's global generator."""
-    model = config.model
     present = [m for m in MODALITIES if m in config.data.modalities]
+    values = asdict(config.model) | {"anchor": present.index(config.anchor)}
+    del values["detach_teacher"]  # of the loss
     return LFVD(
         features={m: features[m] for m in present},
         classes=classes,
-        width=model.width,
-        latent=model.latent,
-        heads=model.heads,
-        dag_layers=model.dag_layers,
-        dag_speaker_window=model.dag_speaker_window,
-        dropout=model.dropout,
-        anchor=present.index(config.anchor),
-        attention=model.attention,
-        atmosphere=model.atmosphere,
-        atmosphere_scale=model.atmosphere_scale,
-        fusion=model.fusion,
-        divergence=model.divergence,
         mixed_precision=config.run.precision == "bf16",
+        **values,
     )
 
 

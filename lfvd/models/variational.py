@@ -58,30 +58,24 @@ class Fusion(nn.Module):
     def __init__(self, *, kind: str, modalities: int, anchor: int, width: int, divergence: str) -> None:
         super().__init__()
         self.kind, self.anchor, self.divergence = kind, anchor, divergence
-        self.mix: nn.Linear | None = None
-        if kind == "concat":
-            self.mix = nn.Linear(modalities * width, width)
-        elif kind == "gate":
-            self.mix = nn.Linear(modalities * width, modalities * width)
+        wide = modalities * width
+        self.mix = nn.Linear(wide, wide if kind == "gate" else width) if kind in ("gate", "concat") else None
 
     def forward(self, x: Tensor, latent: Gaussian) -> tuple[Tensor, Tensor]:
         """x [m, b, n, d], latent of [m, b, n, z] → fused [b, n, d], weight of each modality [m, b, n].
 
         The anchor's weight is 1, and so are all of add and of concat, which has none to show.
         """
-        m, b, n, d = x.shape
-        plain = x.new_ones(m, b, n)
-        if self.kind == "concat":
-            assert self.mix is not None
-            return self.mix(x.permute(1, 2, 0, 3).reshape(b, n, m * d)), plain
-        if self.kind == "gate":
-            assert self.mix is not None
-            gate = (
-                torch.sigmoid(self.mix(x.permute(1, 2, 0, 3).reshape(b, n, m * d))).view(b, n, m, d).permute(2, 0, 1, 3)
-            )
+        weight = x.new_ones(x.shape[:3])
+        if self.mix is not None:
+            mixed = self.mix(x.permute(1, 2, 0, 3).flatten(2))  # [b, n, m·d] or [b, n, d]
+            if self.kind == "concat":
+                return mixed, weight
+            gate = torch.sigmoid(mixed).view(*mixed.shape[:2], len(x), -1).permute(2, 0, 1, 3)
             gate = self._keep_anchor(gate)
             return (gate * x).sum(0), gate.mean(-1)
-        weight = self._keep_anchor(self._divergence_weight(latent)) if self.kind == "variational" else plain
+        if self.kind == "variational":
+            weight = self._keep_anchor(self._divergence_weight(latent))
         return (weight[..., None] * x).sum(0), weight
 
     def _divergence_weight(self, latent: Gaussian) -> Tensor:
