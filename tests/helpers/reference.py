@@ -35,13 +35,8 @@ def encode(gru: nn.GRU, x: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------- DAG layers (Eq. 3)
 
 
-class Cell(NamedTuple):
-    """Weights of a GRU cell with the gates in the order reset, update, new, as in torch.nn.GRUCell."""
-
-    w_input: Tensor  # [3d, d]
-    w_hidden: Tensor  # [3d, d]
-    b_input: Tensor  # [3d]
-    b_hidden: Tensor  # [3d]
+Cell = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Weights of input and hidden state [3d, d], their biases [3d]: the gates reset, update, new, as in torch.nn.GRUCell."""
 
 
 class DagLayer(NamedTuple):
@@ -101,29 +96,24 @@ def dag_parameters(stack: nn.Module, stream: int) -> DagLayer:
     """A layer of a modality. query and bias of W_α are not in the module, because they cancel: here they are random."""
     d = stack.key.shape[1]
     random = torch.Generator().manual_seed(stream)
-    # Six gates of d columns each: n, r, z of below, r, z, n of M; each of them of the cells c and p.
-    n_below, r_below, z_below = _gates(stack.below_weight[stream], stack.below_bias[stream])
-    r_message, z_message, n_message = _gates(stack.message_weight[stream], stack.message_bias[stream])
-    below, message = (r_below, z_below, n_below), (r_message, z_message, n_message)
-    (c_input, p_hidden), (c_hidden, p_input) = (
-        [(torch.cat([g[0][cell] for g in gates]), torch.cat([g[1][cell] for g in gates])) for cell in (0, 1)]
-        for gates in (below, message)
-    )
+
+    def gates(weight: Tensor, bias: Tensor, order: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Three of the six gates of d columns each: [3d, d], [3d]."""
+        w, b = weight[stream].T.split(d), bias[stream, 0].split(d)
+        return torch.cat([w[i] for i in order]), torch.cat([b[i] for i in order])
+
+    below, message = (stack.below_weight, stack.below_bias), (stack.message_weight, stack.message_bias)
+    c_input, c_hidden = gates(*below, (2, 4, 0)), gates(*message, (0, 2, 4))
+    p_input, p_hidden = gates(*message, (1, 3, 5)), gates(*below, (3, 5, 1))
     return DagLayer(
         key=stack.key[stream, :, 0],
         query=torch.randn(d, generator=random, dtype=stack.key.dtype),
         bias=torch.randn((), generator=random, dtype=stack.key.dtype),
         same=stack.relation[stream, :d].T,
         different=stack.relation[stream, d:].T,
-        cell_c=Cell(c_input[0], c_hidden[0], c_input[1], c_hidden[1]),
-        cell_p=Cell(p_input[0], p_hidden[0], p_input[1], p_hidden[1]),
+        cell_c=(c_input[0], c_hidden[0], c_input[1], c_hidden[1]),
+        cell_p=(p_input[0], p_hidden[0], p_input[1], p_hidden[1]),
     )
-
-
-def _gates(weight: Tensor, bias: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """[d, 6d], [1, 6d] → for each of the three gates weights [2, d, d] and biases [2, d] of the cells c and p."""
-    d = len(weight)
-    return [(w.view(2, d, d), v.view(2, d)) for w, v in zip(weight.T.chunk(3), bias[0].chunk(3), strict=True)]
 
 
 # -------------------------------------------------------------------------------------- augmentation (Eqs. 4-9)

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from lfvd.cli import main
 from lfvd.config import Config
-from lfvd.data.corpus import Corpus
 from tests.helpers.plans import TINY
 from tests.helpers.run_folders import contents, csv_rows
 
@@ -28,14 +26,6 @@ def trained(tiny_file, tmp_path_factory):
         main(["train", "meld", "--data", str(tiny_file), *SETTINGS, "--out", str(out)])
     assert not end.value.code
     return out, printed.getvalue()
-
-
-def saved(source: Path, target: Path, **features: np.ndarray | None) -> Path:
-    """A sound corpus file with other features of a modality, or without it."""
-    corpus = Corpus.open(source)
-    kept = {m: x for m, x in {**corpus.features, **features}.items() if x is not None}
-    replace(corpus, features=kept).save(target)
-    return target
 
 
 def test_train_prints_lines_and_tables(trained, tiny_file):
@@ -175,19 +165,6 @@ def test_bad_data(command, trained, tiny_file, tmp_path, monkeypatch, lfvd):
     assert contents(trained[0]) == before
 
 
-def test_modality_that_the_corpus_lacks(tiny_file, tmp_path, lfvd):
-    data = saved(tiny_file, tmp_path / "text.safetensors", a=None)
-    done = lfvd("train", "meld", "--data", data, "--out", tmp_path / "run")
-    sentence = (
-        "the corpus TINY has no audio features, but `data.modalities` names a: "
-        "import them, or use `--set data.modalities=l,v`"
-    )
-    assert done == (2, "", f"lfvd: {sentence}\n")
-    assert list(contents(tmp_path)) == ["text.safetensors"]
-    remedy = [*SETTINGS, "--set", "data.modalities=l,v"]
-    assert lfvd("train", "meld", "--data", data, *remedy, "--out", tmp_path / "run")[0] == 0
-
-
 def test_failed_simulate_and_import_keep_the_old_file(tmp_path, lfvd):
     file = tmp_path / "old.safetensors"
     file.write_text("old")
@@ -210,12 +187,11 @@ def test_out_that_cannot_be_written(trained, tiny_file, tmp_path, lfvd):
     assert list(tmp_path.parent.glob(f".{tmp_path.name}*")) == []
 
 
-def test_training_that_diverges(tiny_file, tmp_path, lfvd):
-    label = load_file(tiny_file)["label"]
-    sign = np.random.default_rng(0).choice([-3e38, 3e38], (len(label), 6)).astype(np.float32)
-    data = saved(tiny_file, tmp_path / "huge.safetensors", l=sign)
-    raw = ["--set", "data.standardise=false"]
-    code, out, err = lfvd("train", "meld", "--data", data, *SETTINGS, *raw, "--out", tmp_path / "run")
+def test_training_that_diverges(tiny_corpus, tmp_path, lfvd):
+    huge = np.random.default_rng(0).choice([-3e38, 3e38], tiny_corpus.features["l"].shape).astype(np.float32)
+    replace(tiny_corpus, features={**tiny_corpus.features, "l": huge}).save(tmp_path / "huge.safetensors")
+    raw = ["--set", "data.standardise=false", "--out", tmp_path / "run"]
+    code, out, err = lfvd("train", "meld", "--data", tmp_path / "huge.safetensors", *SETTINGS, *raw)
     assert (code, out) == (1, "")
     assert re.fullmatch(r"lfvd: seed 0, epoch 1, batch 1 of 2: the classification loss is not finite: lower .*\n", err)
 
