@@ -10,6 +10,7 @@ lfvd-tune stop demo             (from another shell: winds down like Ctrl-C)
 lfvd-tune resume demo           (goes on, whatever ended it; --trials N extends)
 lfvd-tune prune demo 7          (ends trial 7 by hand)
 lfvd-tune confirm demo          (only what is missing of the confirmation)
+lfvd-tune repair demo           (after damage of its files: rebuilds what the others tell)
 lfvd-tune sync demo             (what MLflow missed)
 lfvd-tune schema                (the JSON schema of a plan, for an editor; --config: of a Config)
 lfvd-tune reproduce results/demo/best.yaml --data data/demo.safetensors --name paper --tables 4,6     (the paper's rows)
@@ -178,6 +179,7 @@ for command in (
     studies.report,
     studies.compare,
     studies.status,
+    studies.repair,
     studies.sync,
     plans.doctor,
     plans.slurm,

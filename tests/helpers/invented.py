@@ -16,6 +16,7 @@ from tune.search.trials import SearchJobs, prune_request
 from tune.study.lock import request
 from tune.study.plan_file import DataSource
 from tune.study.predictions import Predictions
+from tune.study.records import RecordFiles
 from tune.study.study import BASELINE, OBJECTIVE, Study
 
 CLASSES = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
@@ -198,6 +199,13 @@ def add_run(study: Study, trial: int, seed: int, wf1: float) -> None:
     """A finished run of the confirmation."""
     values = {"val/wf1": wf1, "val/acc": wf1 / 2, "val/f1/sad": 0.5, "val/loss": 1.0, OBJECTIVE: wf1}
     study.log_confirmed({"trial": trial, "seed": seed, "best_epoch": 1, "epochs": 4, "seconds": 1.0, **values})
+
+
+def forget(study: Study, *names: str) -> None:
+    """Remove files of lines from a study, as if they had never been written."""
+    for name in (*names, "checksums.json"):
+        (study.folder / name).unlink()
+    study.records = RecordFiles(study.folder)
 
 
 def confirmed_with(make_study, *tables: np.ndarray, name="study", search_scores=(), **confirm) -> Study:

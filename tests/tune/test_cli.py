@@ -72,7 +72,7 @@ def test_whole_search(searched, data):
     trials = {r["trial"] for r in lines(study / "epochs.jsonl") if r["stage"] == "search"}
     assert trials == {0, 1, 2}
     look, seen = lines(study / "test_looks.jsonl")
-    assert list(seen) == ["scores"], "the look first, then what it saw"
+    assert list(seen) == ["scores", "crc"], "the look first, then what it saw"
     assert set(seen["scores"]) == {str(number) for number in look["trials"]}
     assert re.search(r"^search 3/3 trials, .* best trial \d \d+\.\d\d", done.stdout, re.MULTILINE)
     assert re.search(r"^confirmation: \d runs done, 0 pending", done.stdout, re.MULTILINE)
@@ -346,7 +346,8 @@ def test_results_that_cannot_be_written(tmp_path, data, capsys):
 def test_best_before_the_confirmation(searched, tmp_path, capsys):
     results = tmp_path / "results"
     shutil.copytree(searched[0], results)
-    (results / "first" / "confirm.jsonl").unlink()
+    for name in ("confirm.jsonl", "test_looks.jsonl", "checksums.json"):
+        (results / "first" / name).unlink()
     with pytest.raises(SystemExit) as end:
         main(["best", "first", "--results", str(results)])
     assert end.value.code == 1

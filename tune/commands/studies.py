@@ -1,4 +1,4 @@
-"""Commands on a study that exists: stop, prune, best, report, compare, status, sync."""
+"""Commands on a study that exists: stop, prune, best, report, compare, status, repair, sync."""
 
 # Ray, Optuna, torch and MLflow take seconds to import: inside the commands that need them.
 
@@ -51,7 +51,7 @@ def prune(
         print(f"trial {trial} ends after its current epoch")
         return
     with study_lock(study.folder):
-        trials.prune(study, trial)
+        trials.prune(_open(results, name), trial)
     print(f"trial {trial} is ended")
 
 
@@ -103,6 +103,22 @@ def status(name: options.Name, results: options.Results = options.RESULTS) -> No
         from tune.terminal.tables import print_status
 
         print_status(study, options.make_console())
+
+
+def repair(name: options.Name, results: options.Results = options.RESULTS) -> None:
+    """Rebuild what the other files of a damaged study tell; what is replaced is kept beside."""
+    import optuna
+
+    from tune.paper.grid import Grid, is_grid
+    from tune.study.repair import repair as rebuild
+    from tune.study.study import Study
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder = study_folder(results, name)
+    if not folder.is_dir():
+        Study.open(folder)  # which says what there is
+    for sentence in rebuild(folder, Grid.open if is_grid(folder) else Study.open):
+        print(sentence)
 
 
 def sync(

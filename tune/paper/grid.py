@@ -21,7 +21,7 @@ from tune.paper.rows import ROWS, PaperRow, canonical_config, select_rows
 from tune.plan import AUTO, SHIPPED, ConfirmPlan, ResourcesPlan, SchedulerPlan, SearchPlan
 from tune.published import dataset_of
 from tune.study import checkpoints
-from tune.study.plan_file import DataSource, StudyError, holds_rows, load_plan
+from tune.study.plan_file import DataSource, StudyError, holds_rows, load_plan, read_frozen
 from tune.study.study import Study
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ class Grid(Study):
 
 def is_grid(folder: Path) -> bool:
     """Whether a study's folder holds rows of tables."""
-    plan = folder / "plan.yaml"
-    return plan.is_file() and holds_rows(read_yaml(plan))
+    return (folder / "plan.yaml").is_file() and holds_rows(read_frozen(folder))
 
 
 def grid_plan(values: Mapping[str, Any], *, source: str, folder: Path, config: Config) -> SearchPlan:

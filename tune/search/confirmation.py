@@ -110,7 +110,8 @@ class ConfirmJobs:
         best = {k: v for k, v in result.best.items() if k.startswith("val/")}
         run = {"trial": trial, "seed": seed, "best_epoch": result.best_epoch, "epochs": result.epochs}
         self.study.fsync()
-        self.study.log_confirmed({**run, "seconds": result.seconds, **best})
+        values = {"params_hash": self.study.params_hash(trial)}
+        self.study.log_confirmed({**run, **values, "seconds": result.seconds, **best})
         self.scores[trial, seed] = result.best["val/wf1"]
         self._update_race()
         delete(job.checkpoint)

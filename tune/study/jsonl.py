@@ -1,48 +1,50 @@
-"""Files of JSON lines that one process adds to: whole lines or none, mended at the end, read while they grow."""
+"""Files of JSON lines that one process adds to: each record with its checksum, read while the file grows."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lfvd.files import InputError
 
-
-def write(path: Path, lines: list[str], *, force: bool) -> None:
-    """Add whole lines; what a full disk let through of an earlier attempt is cut off first.
-
-    force: not only to the system's memory, which a power cut empties, but to the disk.
-    """
-    with path.open("ab") as file:
-        file.truncate(_whole(path))
-        file.write("".join(f"{line}\n" for line in lines).encode())
-        file.flush()
-        if force:
-            os.fsync(file.fileno())
+_CRC = ', "crc": "%08x"}'
+"""The end of a line: CRC-32 of all before it."""
 
 
-def mend(path: Path) -> str | None:
-    """Cut off what a power cut left at a file's end: half a line, or lines that are none → a warning, or None."""
-    if not path.is_file():
-        return None
-    text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    while whole and not _is_record(last := whole[whole.rfind(b"\n", 0, -1) + 1 :]):
-        whole = whole[: -len(last)]
-    if len(whole) == len(text):
-        return None
-    os.truncate(path, len(whole))
-    return f"{path}: its last line was cut off ({len(text) - len(whole)} bytes): removed, nothing before it is lost"
+def dump(record: Mapping[str, Any]) -> str:
+    """A record as a line, with its checksum as the last key."""
+    text = json.dumps(record, ensure_ascii=False)[:-1]
+    return text + _CRC % zlib.crc32(text.encode())
 
 
-def _is_record(line: bytes) -> bool:
+def parse(line: bytes) -> dict[str, Any]:
+    """The record of a line, without its checksum. Raises ValueError for a damaged line; older lines have no checksum."""
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("holds no record")
+    if record.pop("crc", None) is not None:
+        line = line.rstrip(b"\n")
+        text = line[: -len(_CRC % 0)]
+        if line != text + (_CRC % zlib.crc32(text)).encode():
+            raise ValueError("its checksum differs")
+    return record
+
+
+def is_record(line: bytes) -> bool:
+    """Whether a line holds an undamaged record."""
     try:
-        return isinstance(json.loads(line), dict)
+        parse(line)
     except ValueError:
         return False
+    return True
+
+
+def is_sealed(line: bytes) -> bool:
+    """Whether a line holds an undamaged record with a checksum, which those of older versions do not have."""
+    return is_record(line) and "crc" in json.loads(line)
 
 
 class Tail:
@@ -67,26 +69,11 @@ class Tail:
 
     def _record(self, line: bytes) -> dict[str, Any]:
         try:
-            record: dict[str, Any] = json.loads(line)
+            return parse(line)
         except ValueError:
-            raise InputError(
-                f"{self.path}, line {self.lines}: is damaged, not at the end where it could be cut off: restore the file "
-                "from a copy"
-            ) from None
-        return record
+            raise InputError(f"{self.path}, line {self.lines}: is damaged: restore the file from a copy") from None
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """All records of a file; none where there is no file."""
     return list(Tail(path).new())
-
-
-def _whole(path: Path) -> int:
-    """Size of a file's whole lines: a full disk or a power cut leaves part of one at the end."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(-1, os.SEEK_END)
-        if not size or file.read(1) == b"\n":
-            return size
-    return path.read_bytes().rfind(b"\n") + 1

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfvd.config import Config
-from lfvd.files import InputError, read_yaml, write_yaml
+from lfvd.files import InputError, read_yaml
 from tune.plan import SearchPlan
+from tune.study import checksums
 
 if TYPE_CHECKING:  # torch, whose import would make `status` slow
     from lfvd.data.corpus import Corpus
@@ -45,15 +46,14 @@ class DataSource:
         )
 
 
-def write_plan(folder: Path, plan: SearchPlan, data: DataSource, info: Mapping[str, Any]) -> None:
-    """Write plan.yaml, atomically."""
-    frozen = {
+def freeze(plan: SearchPlan, data: DataSource, info: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of plan.yaml."""
+    return {
         "plan": plan.frozen(),
         "config": plan.config.to_dict(),
         "data": {**vars(data), "simulated": list(data.simulated)},
         "info": dict(info),
     }
-    write_yaml(folder / "plan.yaml", frozen)
 
 
 def load_plan(
@@ -61,13 +61,15 @@ def load_plan(
 ) -> tuple[SearchPlan, DataSource, dict[str, Any]]:
     """A study's plan, its data, and versions and commit of its start; `read` in place of SearchPlan.from_dict.
 
-    Raises StudyError where there is no plan.yaml, or one of another kind.
+    Raises StudyError where there is no plan.yaml, or one of another kind, DamagedError where it is not what was written.
     """
     if not (folder / "plan.yaml").is_file():
+        if (folder / checksums.NAME).is_file():
+            raise checksums.damaged(folder / "plan.yaml", "is missing")
         near = sorted(p.parent.name for p in folder.parent.glob("*/plan.yaml"))
         there = f"there are {', '.join(near)}" if near else "there is none yet: start one with `lfvd-tune search`"
         raise StudyError(f"{folder}: there is no such study: {there}")
-    frozen = read_yaml(folder / "plan.yaml")
+    frozen = read_frozen(folder)
     if read is None and holds_rows(frozen):
         raise StudyError(f"{folder}: holds rows of the paper's tables, no search: go on with `lfvd-tune reproduce`")
     read = read or SearchPlan.from_dict
@@ -77,9 +79,26 @@ def load_plan(
         plan = read(frozen["plan"], source="plan", folder=folder, config=config)
     except StudyError as error:
         raise StudyError(f"{folder}: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StudyError(f"{folder / 'plan.yaml'}: is damaged ({error}): restore it, or start another study") from None
     return plan, data, frozen.get("info") or {}
+
+
+def read_frozen(folder: Path) -> dict[str, Any]:
+    """The content of plan.yaml. Raises DamagedError where it is not what was written."""
+    path = folder / "plan.yaml"
+    while True:
+        before = path.read_bytes()
+        try:
+            frozen = read_yaml(path)
+            checksums.check_plan(folder, frozen)
+            return frozen
+        except InputError as error:
+            if path.read_bytes() == before:  # else a session wrote another one meanwhile
+                if isinstance(error, checksums.DamagedError):
+                    raise
+                what = str(error).removeprefix(f"{path}: ").partition(": ")[0]
+                raise checksums.damaged(path, f"is damaged ({what})") from None
 
 
 def holds_rows(frozen: Mapping[str, Any]) -> bool:

@@ -2,11 +2,13 @@
 
 `plan.yaml` what was asked (tune.study.plan_file); `journal.log` an Optuna study: parameters, each epoch's objective, states,
 reasons; `epochs.jsonl` one line an epoch of every stage; `confirm.jsonl` one line a confirmed run; `faults.jsonl` one line a
-fault and what was done about it; `test_looks.jsonl` one line an evaluation of the test split (tune.study.test_log).
+fault and what was done about it; `test_looks.jsonl` one line an evaluation of the test split (tune.study.test_log);
+`checksums.json` what they held when they were last forced to disk (tune.study.checksums).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +19,7 @@ from typing import Any, Self
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend
 from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
@@ -26,9 +28,12 @@ from lfvd.files import DISK_FULL
 from lfvd.training.metrics import canonical_metrics
 from tune.plan import SearchPlan
 from tune.study import jsonl
+from tune.study.checksums import damaged
+from tune.study.consistency import Consistency
 from tune.study.lock import hold_lock
-from tune.study.paths import RECORDS, StudyPaths
-from tune.study.plan_file import DataSource, StudyError, differences, load_plan, write_plan
+from tune.study.paths import StudyPaths
+from tune.study.plan_file import DataSource, StudyError, differences, freeze, load_plan
+from tune.study.records import RecordFiles, end_session
 from tune.study.test_log import TestLog
 
 OBJECTIVE = "val/wf1_best"
@@ -42,35 +47,49 @@ BASELINE = 0
 def study_lock(folder: Path) -> Iterator[list[str]]:
     """Hold a study as its only writer, torn last lines of its files cut off; yields warnings about what was found.
 
-    Raises LockedError where another session is at work.
+    Raises LockedError where another session is at work, DamagedError where a file is not what was written.
     """
     with hold_lock(folder) as last:
         warnings = [f"the last driver ({last}) ended without a word: going on from what it wrote"] if last else []
-        warnings += [warning for name in RECORDS if (warning := jsonl.mend(folder / name))]
-        for warning in warnings:
-            jsonl.write(folder / "faults.jsonl", [json.dumps(_fault(warning, "going on"))], force=True)
-        yield warnings
+        records = RecordFiles(folder)
+        warnings += records.mend()
+        records.append_unchecked("faults.jsonl", [jsonl.dump(_fault(warning, "going on")) for warning in warnings])
+        try:
+            yield warnings
+        finally:
+            end_session(folder)
 
 
 def _fault(reason: str, then: str, **where: Any) -> dict[str, Any]:
     return {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **where, "reason": reason, "then": then}
 
 
-class _Journal(JournalFileBackend):
+class _Journal(BaseJournalBackend):
     """Optuna's file without its lock: the study's one writer holds `study_lock`.
 
     States are forced to disk, and with them all lines before them; a new trial's values by `Study.fsync`. An epoch's value
-    need not be, since the trial's checkpoint would bring it back.
+    need not be, since the trial's checkpoint would bring it back. Optuna's study itself is written with the first trial, so
+    that opening an empty journal writes nothing.
     """
 
     def __init__(self, study: Study) -> None:
-        super().__init__(str(study.folder / "journal.log"))
-        self.study = study
+        self.study, self.tail = study, study.tail("journal.log")
+        self.unwritten: list[dict[str, Any]] = []
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        yield from self.unwritten[log_number_from:]
+        for log in self.tail.new():
+            if self.tail.lines > log_number_from:
+                yield log
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        lines = [json.dumps(log, separators=(",", ":")) for log in logs]
+        if logs[0]["op_code"] == JournalOperation.CREATE_STUDY:
+            self.unwritten = logs
+            return
+        lines = [json.dumps(log, separators=(",", ":")) for log in [*self.unwritten, *logs]]
         states = any(log["op_code"] == JournalOperation.SET_TRIAL_STATE_VALUES for log in logs)
         self.study.write("journal.log", lines, force=states)
+        self.unwritten = []
 
 
 class Study:
@@ -91,20 +110,30 @@ class Study:
         self.test_log = TestLog(folder / "test_looks.jsonl", self._append)
         self.wait_for_disk_space: Callable[[OSError], bool] = lambda error: False
         """Called when the disk is full: True, after a while, to try again; False to raise."""
+        self.records = RecordFiles(folder)
+        self.records.check_ends()
+        self.optuna = self._load_journal()
+        Consistency(
+            records=self.records,
+            trials=self.trials,
+            numbers=self.numbers,
+            space=plan.space,
+            stage=self.stage,
+            params_hash=self.params_hash,
+        ).check()
+
+    def _load_journal(self) -> optuna.Study:
+        """One study a journal, under the name it began with: the folder may have been renamed."""
+        path = self.folder / "journal.log"
         try:
             journal = JournalStorage(_Journal(self))
-        except ValueError as error:
-            raise StudyError(
-                f"{folder / 'journal.log'}: a line of it is damaged ({error}): `lfvd-tune resume {folder.name}` mends its "
-                "end; restore the file from a copy where that does not help"
-            ) from None
-        # One study a journal, under the name it began with: the folder may have been renamed, and a reader writes nothing.
-        if names := optuna.get_all_study_names(journal):
-            self.optuna = optuna.load_study(storage=journal, study_name=names[0])
-        else:
-            self.optuna = optuna.create_study(
-                storage=journal, study_name=folder.name, direction="maximize", load_if_exists=True
-            )
+            if names := optuna.get_all_study_names(journal):
+                return optuna.load_study(storage=journal, study_name=names[0])
+        except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+            raise damaged(path, f"a line of it is damaged or missing ({type(error).__name__}: {error})") from None
+        if self.records.contents[path.name].lines:
+            raise damaged(path, "its first line is missing")
+        return optuna.create_study(storage=journal, study_name=self.folder.name, direction="maximize")
 
     @classmethod
     def start(cls, folder: Path, plan: SearchPlan, data: DataSource, info: Mapping[str, Any]) -> Self:
@@ -119,15 +148,21 @@ class Study:
                     f"{folder}: holds a study that differs from what is asked in {', '.join(differing)}: choose another "
                     "--name, or go on with what it began with"
                 )
+            if plan.trials < (held := len(found.trials)):
+                raise StudyError(
+                    f"{folder}: holds {held} trials, more than the {plan.trials} asked for: a study keeps its trials: ask for "
+                    f"{held} or more"
+                )
             info = {**found.info, **{k: v for k, v in info.items() if k == "storage"}}
         elif folder.exists() and {path.name for path in folder.iterdir()} - {"driver.lock", "faults.jsonl"}:
             raise StudyError(f"{folder}: is not empty and holds no plan.yaml: choose another --name")
-        write_plan(folder, plan, data, info)
-        return cls(folder, plan, data, info)
+        study = cls(folder, plan, data, info)
+        study.retry_on_full_disk(lambda: study.records.write_plan(freeze(plan, data, info)))
+        return study
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Open what is there. Raises StudyError where nothing is, or a file is damaged."""
+        """Open what is there. Raises StudyError where nothing is, DamagedError where a file is damaged."""
         return cls(folder, *load_plan(folder))
 
     @property
@@ -153,13 +188,24 @@ class Study:
         """The searched values of a trial; the baseline's are known before it has begun."""
         return self.plan.baseline if trial == BASELINE else dict(self.trials[trial].params)
 
+    @property
+    def numbers(self) -> range:
+        """Numbers of its trials; the baseline's is known before it has begun."""
+        return range(max(len(self.trials), BASELINE + 1))
+
+    def params_hash(self, trial: int) -> str:
+        """Short hash of a trial's searched values: a line of confirm.jsonl names what it belongs to."""
+        return hashlib.sha256(json.dumps(self.params_of(trial), sort_keys=True).encode()).hexdigest()[:12]
+
     def config_of(self, trial: int) -> Config:
         """The Config of a trial."""
         return self.plan.config_of(self.params_of(trial))
 
     def write(self, name: str, lines: list[str], *, force: bool = True) -> None:
         """Add lines to one of RECORDS; force: to the disk, not only to memory that a power cut empties."""
-        self.retry_on_full_disk(lambda: jsonl.write(self.folder / name, lines, force=force))
+        self.retry_on_full_disk(lambda: self.records.write(name, lines, force=force))
+        if force and lines:
+            self.retry_on_full_disk(self.records.save)
 
     def fsync(self, name: str = "epochs.jsonl") -> None:
         """Force one of RECORDS to disk: epochs before a trial's end is told, which must not outlive them."""
@@ -180,14 +226,14 @@ class Study:
             self.log_fault(f"{full.filename or self.folder}: {full.strerror}", "waited for room")
 
     def _append(self, name: str, record: Mapping[str, Any], *, force: bool = True) -> None:
-        self.write(name, [json.dumps(record, ensure_ascii=False)], force=force)
+        self.write(name, [jsonl.dump(record)], force=force)
 
     def log_epoch(self, stage: str, trial: int, seed: int, record: Mapping[str, Any]) -> None:
         """Add an epoch of stage `search` or `Study.stage`; `fsync` forces it to disk, until then its checkpoint holds it."""
         self._append("epochs.jsonl", {"stage": stage, "trial": trial, "seed": seed, **record}, force=False)
 
     def log_confirmed(self, run: Mapping[str, Any]) -> None:
-        """Add a finished confirmation run: trial, seed, best_epoch, epochs, seconds, and `val/…` of the best epoch."""
+        """Add a finished confirmation run: trial, seed, params_hash, best_epoch, epochs, seconds, `val/…` of the best epoch."""
         self._append("confirm.jsonl", run)
 
     def log_fault(self, reason: str, then: str, **where: Any) -> None:

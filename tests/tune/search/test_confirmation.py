@@ -23,6 +23,7 @@ from lfvd.data.corpus import SPLITS, Corpus
 from lfvd.files import read_yaml
 from lfvd.training.trainer import train
 from tests.helpers import ROOT
+from tests.helpers.invented import forget
 from tests.helpers.plans import PLAN, start_study
 from tests.helpers.workers import run_here
 from tune import session
@@ -376,7 +377,7 @@ def test_ledger(finished, here):
     assert len(order) == 2, "the baseline is not the best of the search, or this test shows nothing"
     loser = order[1].trial
     runs = study.confirmed()
-    (study.folder / "confirm.jsonl").unlink()
+    forget(study, "confirm.jsonl")
     for run in runs:
         study.log_confirmed({**run, "val/wf1": 1.0 if run["trial"] == loser else run["val/wf1"]})
     write_best(study, corpus)
@@ -387,7 +388,8 @@ def test_ledger(finished, here):
 def test_a_look_is_on_record_before_it_happens(finished, here, monkeypatch):
     """Killed while it looks: the ledger has it all the same; the next look is another one, and warned of."""
     study, corpus = finished
-    for path in (study.folder / "test_looks.jsonl", *(study.folder / "predictions").glob("*-test.npz")):
+    forget(study, "test_looks.jsonl")
+    for path in (study.folder / "predictions").glob("*-test.npz"):
         path.unlink()
 
     def killed(*arguments, **more):
@@ -491,8 +493,7 @@ def test_a_baseline_that_broke(finished, here):
     study, corpus = finished
     runs = study.confirmed()
     assert ranking(study)[0].trial != 0, "the baseline wins, or this test shows nothing"
-    for name in ("confirm.jsonl", "test_looks.jsonl"):
-        (study.folder / name).unlink()
+    forget(study, "confirm.jsonl", "test_looks.jsonl")
     for run in runs:
         if (run["trial"], run["seed"]) != (0, SEEDS[1]):
             study.log_confirmed(run)
@@ -719,7 +720,7 @@ def test_files_of_a_finished_study(whole):
     found = {str(p.relative_to(study.folder)) for p in study.folder.rglob("*") if p.is_file()}
     weights = {f"weights/trial{n}-seed{s}.safetensors" for n in finalists(study) for s in SEEDS}
     records = {"plan.yaml", "journal.log", "epochs.jsonl", "confirm.jsonl", "test_looks.jsonl", "best.yaml"}
-    records |= {"confusion_valid.png", "report.html"}
+    records |= {"confusion_valid.png", "report.html", "checksums.json"}
     shown = {ranking(study)[0].trial, 0}
     predictions = {f"predictions/trial{n}-{split}.npz" for n in shown for split in ("valid", "test")}
     assert found == records | weights | predictions

@@ -40,7 +40,7 @@ KINDS = ["tpe", "random", "qmc", pytest.param("gp", marks=pytest.mark.slow)]
 @pytest.mark.parametrize("kind", KINDS)
 def test_suggestions_are_a_function_of_the_journal(make_study, kind):
     """One sitting of 8 trials, and one for each trial; with another seed they differ."""
-    plan = {"sampler": {"kind": kind, "startup_trials": 3, "seed": 5}}
+    plan = {"trials": 8, "sampler": {"kind": kind, "startup_trials": 3, "seed": 5}}
     whole = make_study("whole", **plan)
     grow(whole, 8)
     for upto in range(1, 9):

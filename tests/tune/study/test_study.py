@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from lfvd.files import InputError, read_yaml
+from lfvd.files import read_yaml
 from tests.helpers.plans import PLAN, make_plan
+from tune.study.checksums import Checksums, DamagedError
 from tune.study.paths import RECORDS
 from tune.study.plan_file import DataSource, StudyError
 from tune.study.study import OBJECTIVE, Study, study_lock
@@ -143,6 +144,19 @@ def test_how_much_may_change(begun, changes):
     assert len(opened.trials) == 1
 
 
+def test_fewer_trials_than_there_are(begun):
+    for _ in range(2):
+        begun.optuna.ask({key: p.distribution for key, p in begun.plan.space.items()})
+    before = content(begun.folder)
+    with pytest.raises(StudyError) as error:
+        start(begun.folder, trials=2)
+    assert str(error.value) == (
+        f"{begun.folder}: holds 3 trials, more than the 2 asked for: a study keeps its trials: ask for 3 or more"
+    )
+    assert content(begun.folder) == before
+    start(begun.folder, trials=3)
+
+
 def test_a_plan_of_which_nothing_ran_may_change(tmp_path):
     """The remedy for resources that no node has is to change them."""
     start(tmp_path / "study", resources={"cpu": 64})
@@ -204,12 +218,14 @@ RECORD = {"epoch": 1, "seconds": 0.1 + 0.2, "val/wf1": 1 / 3, "val/f1/größe\u2
 
 def test_records_come_back_as_they_were(begun):
     assert (begun.epochs(), begun.confirmed(), begun.test_log.evaluations()) == ([], [], [])
+    for _ in range(4):
+        begun.optuna.ask({key: p.distribution for key, p in begun.plan.space.items()})
     begun.log_epoch("search", 3, 77, RECORD)
     begun.log_epoch("confirm", 4, 0, {**RECORD, "epoch": 2})
     begun.log_confirmed({"trial": 4, "seed": 0, **RECORD})
     begun.test_log.log_evaluation({"trials": [4, 0], "seeds": [0, 1]})
     begun.test_log.log_scores({4: [RECORD]})
-    begun.test_log.log_evaluation({"trials": [7], "seeds": [0, 1]})
+    begun.test_log.log_evaluation({"trials": [2], "seeds": [0, 1]})
     study = Study.open(begun.folder)
     search = {"stage": "search", "trial": 3, "seed": 77, **RECORD}
     confirm = {"stage": "confirm", "trial": 4, "seed": 0, **RECORD, "epoch": 2}
@@ -219,7 +235,7 @@ def test_records_come_back_as_they_were(begun):
     assert study.confirmed() == [{"trial": 4, "seed": 0, **RECORD}]
     assert study.test_log.evaluations() == [
         {"trials": [4, 0], "seeds": [0, 1], "scores": {"4": [RECORD]}},
-        {"trials": [7], "seeds": [0, 1], "scores": {}},
+        {"trials": [2], "seeds": [0, 1], "scores": {}},
     ]
     assert study.test_scores() == {4: [RECORD]}
 
@@ -246,12 +262,14 @@ def test_half_a_first_line(begun):
 
 
 def _write(folder: Path, enough: Any) -> None:
-    study = Study.open(folder)
     while not enough.is_set():
-        trial = study.optuna.ask({key: p.distribution for key, p in study.plan.space.items()})
-        study.log_epoch("search", trial.number, 1, RECORD)
-        trial.report(0.5, 1)
-        study.optuna.tell(trial, 0.5)
+        with study_lock(folder):
+            study = Study.open(folder)
+            for _ in range(3):
+                trial = study.optuna.ask({key: p.distribution for key, p in study.plan.space.items()})
+                study.log_epoch("search", trial.number, 1, RECORD)
+                trial.report(0.5, 1)
+                study.optuna.tell(trial, 0.5)
 
 
 def test_a_second_reader_while_writing(begun):
@@ -277,6 +295,22 @@ def test_a_second_reader_while_writing(begun):
     assert len(begun.trials) == len(begun.epochs()) + 1 >= counts[-1][1]
 
 
+def test_checksums_that_a_crash_left_behind(begun, monkeypatch):
+    """Files are forced to disk before their checksums: any earlier checksums fit what the files hold."""
+    earlier, write = [], Checksums.write
+    monkeypatch.setattr(Checksums, "write", lambda self, folder: earlier.append(self) or write(self, folder))
+    for number in (1, 2, 3):
+        trial = begun.optuna.ask({key: p.distribution for key, p in begun.plan.space.items()})
+        begun.log_epoch("search", number, 1, RECORD)
+        begun.fsync()
+        begun.optuna.tell(trial, 0.5)
+        begun.log_confirmed({"trial": number, "seed": 0, "params_hash": begun.params_hash(number)})
+    assert len(earlier) > 5
+    for each in earlier:
+        write(each, begun.folder)
+        assert len(Study.open(begun.folder).epochs()) == 3
+
+
 def _lines_of(study: Study) -> dict[str, bytes]:
     return {name: (study.folder / name).read_bytes() for name in RECORDS if (study.folder / name).is_file()}
 
@@ -285,7 +319,7 @@ def _lines_of(study: Study) -> dict[str, bytes]:
 @pytest.mark.parametrize("tail", [b'{"op_code"', b"{", b"\0" * 512, b"\0" * 512 + b"\n", b'{"a": 1', b"7\n"])
 def test_a_torn_end_is_mended(begun, name, tail):
     """What a power cut left is cut off with a warning, entered as a fault; nothing before it is lost."""
-    begun.log_epoch("search", 0, 1, {"epoch": 1, OBJECTIVE: 0.5})
+    begun.log_epoch("search", 0, 1, RECORD)
     begun.log_confirmed({"trial": 0, "seed": 0})
     before = _lines_of(begun)
     trials = [t.number for t in begun.trials]
@@ -300,7 +334,7 @@ def test_a_torn_end_is_mended(begun, name, tail):
         assert [t.number for t in reopened.trials] == trials
         assert [fault["reason"] for fault in reopened.faults()] == found
         reopened.optuna.ask()
-        reopened.log_epoch("search", 0, 1, {"epoch": 2, OBJECTIVE: 0.6})
+        reopened.log_epoch("search", 0, 1, {**RECORD, "epoch": 2})
     with study_lock(begun.folder) as found:
         assert found == []
         assert [r["epoch"] for r in Study.open(begun.folder).epochs()] == [1, 2]
@@ -309,12 +343,15 @@ def test_a_torn_end_is_mended(begun, name, tail):
 @pytest.mark.parametrize("name", ["journal.log", "epochs.jsonl"])
 def test_damage_in_the_middle_is_an_error(begun, name):
     """No end that was cut off: nothing is guessed."""
-    begun.log_epoch("search", 0, 1, {"epoch": 1, OBJECTIVE: 0.5})
+    begun.log_epoch("search", 0, 1, RECORD)
     path = begun.folder / name
     path.write_bytes(b"{torn\n" + path.read_bytes())
-    with study_lock(begun.folder) as found, pytest.raises(InputError, match=re.escape(f"{path}")):
-        Study.open(begun.folder).epochs()
-    assert found == []
+    before = content(begun.folder)
+    with pytest.raises(DamagedError, match=re.escape(f"{path}, line 1: ")), study_lock(begun.folder):
+        pass
+    with pytest.raises(DamagedError, match=re.escape(f"{path}, line 1: ")):
+        Study.open(begun.folder)
+    assert content(begun.folder) == {**before, "driver.lock": b""}
 
 
 def test_a_disk_that_is_full_for_a_while(begun, monkeypatch):

@@ -1,7 +1,5 @@
 """The runs that MLflow must hold: calls that read only what is new find the same as one call that reads all."""
 
-import json
-
 import numpy as np
 import pytest
 from optuna.trial import TrialState
@@ -20,6 +18,7 @@ from tests.helpers.mlflow_studies import (
     train,
 )
 from tune.search.samplers import training_seed
+from tune.study.jsonl import dump, parse
 from tune.study.study import Study
 from tune.tracking.mlflow_runs import MAX_FAULT, MlflowRun, MlflowRuns
 
@@ -126,7 +125,7 @@ def test_only_the_stage_at_work_runs(study):
 def test_half_a_line_and_a_damaged_one(study):
     train(study, begin(study), [0.4])
     path, watching = study.folder / "epochs.jsonl", MlflowRuns(study)
-    line = json.dumps({**json.loads(path.read_text()), "epoch": 2})
+    line = dump({**parse(path.read_bytes()), "epoch": 2})
     steps = []
     for piece in (line[:30], line[30:], "\n", "{]\n"):
         with path.open("a") as file:
