@@ -79,7 +79,6 @@ def language(
     """
     _need("transformers")
     from lfvd.extract import text
-    from lfvd.extract.finetune import finetune as teach
     from lfvd.extract.sources import read_source
     from lfvd.terminal import progress_bar
     from lfvd.training.environment import pick_device
@@ -92,7 +91,7 @@ def language(
         if train is not None:
             kept = out.with_suffix(".encoder")
             with progress_bar("fine-tuning", epochs * len(train[0])) as done:
-                teach(encoder, *train, epochs=epochs, batch=batch, seed=seed, done=done)
+                text.finetune(encoder, *train, epochs=epochs, batch=batch, seed=seed, done=done)
             encoder.save(kept)
             print(f"wrote {kept}: the fine-tuned encoder, for --model")
         with progress_bar("sentences", len(texts)) as done:

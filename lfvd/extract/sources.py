@@ -7,7 +7,6 @@ optional `start` and `end` in seconds, its features an `.npy` [rows, width].
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,11 +109,17 @@ class UtteranceTable:
         if folder is None:
             raise InputError(f"{self.path}: the clips are not named: give their folder with --clips")
         places = {split: _split_folder(folder, split) for split in CLIP_FOLDERS}
-        found = {(split, name): file for split, place in places.items() for name, file in _named_clips(place).items()}
-        return [
-            Clip(file=found.get((split, name), places[split] / f"{name}.mp4"))
-            for split, name in zip(self.table["split"], self.table["name"], strict=True)
-        ]
+        named: dict[tuple[str, str], list[Path]] = {}  # split, `dia0_utt0` → files with any ending
+        for split, place in places.items():
+            for file in sorted(place.iterdir()):
+                named.setdefault((split, file.stem), []).append(file)
+        clips = []
+        for split, name in zip(self.table["split"], self.table["name"], strict=True):
+            files = named.get((split, name), [places[split] / f"{name}.mp4"])
+            if len(files) > 1:
+                raise InputError(f"{files[1]}: {files[0].name} has the same name, but one clip is needed: remove one")
+            clips.append(Clip(file=files[0]))
+        return clips
 
 
 def read_source(path: Path) -> UtteranceTable:
@@ -142,16 +147,3 @@ def _split_folder(folder: Path, split: str) -> Path:
             return folder / name
     names = " or ".join(CLIP_FOLDERS[split])
     raise InputError(f"--clips {folder}: there is no folder {names} in it: put the clips of {split} there")
-
-
-def _named_clips(folder: Path) -> dict[str, Path]:
-    """Name `dia0_utt0` → its file, whatever its ending. Raises InputError where two files have one name."""
-    found: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
-        if re.fullmatch(r"dia\d+_utt\d+", file.stem):  # the archives hold a Mac's `._dia0_utt0.mp4` too
-            if file.stem in found:
-                raise InputError(
-                    f"{file}: {found[file.stem].name} has the same name, but one clip is needed: remove one"
-                )
-            found[file.stem] = file
-    return found

@@ -8,7 +8,6 @@ import torch
 
 import lfvd
 from lfvd.api import evaluate, predict, train
-from lfvd.cli import main
 from lfvd.files import InputWarning
 from lfvd.training.metrics import canonical_metrics
 from lfvd.training.runs import evaluate_run
@@ -64,10 +63,9 @@ def test_metrics_of_earlier_versions_are_read_with_a_warning():
     assert canonical_metrics(new) == new
 
 
-def test_a_platform_that_is_not_posix(monkeypatch, capsys):
-    with monkeypatch.context() as patch:
-        patch.setattr("lfvd.cli.os.name", "nt")
-        with pytest.raises(SystemExit) as end:
-            main(["--help"])
-    assert end.value.code == 2
-    assert capsys.readouterr().err.startswith("lfvd: needs Linux or macOS, but this is ")
+def test_a_platform_that_is_not_posix(monkeypatch, lfvd):
+    monkeypatch.setattr("lfvd.cli.os.name", "nt")
+    code, _, err = lfvd("--help")
+    monkeypatch.undo()
+    assert code == 2
+    assert err.startswith("lfvd: needs Linux or macOS, but this is ")

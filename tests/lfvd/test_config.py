@@ -34,6 +34,7 @@ def write(path: Path, text: str) -> Path:
         ({"model.attention": 1}, "the value of `model.attention` is 1, but must be true or false"),
         ({"model.dropout": 1.0}, "the value of `model.dropout` is 1.0, but must be at least 0 and at most 0.95"),
         ({"optim.lr": 0}, "the value of `optim.lr` is 0.0, but must be above 0 and at most 1"),
+        ({"optim.lr": 10**400}, "the value of `optim.lr` is inf, but must be above 0 and at most 1"),
         ({"optim.lr": "nan"}, "the value of `optim.lr` is nan, but must be above 0 and at most 1"),
         ({"optim.lr": "fast"}, "the value of `optim.lr` is 'fast', but must be a number"),
         ({"optim.lr": {}}, "the value of `optim.lr` is {}, but must be a number"),
@@ -62,11 +63,6 @@ def test_bad_modalities(bad):
 @pytest.mark.parametrize("given", ["v,l", "v, l", ["v", "l"], ("v", "l")])
 def test_modalities_in_each_notation(given):
     assert Config().with_values({"data.modalities": given}).data.modalities == ("v", "l")
-
-
-def test_huge_number_is_refused_in_words():
-    with pytest.raises(ConfigError, match=r"`optim\.lr` is inf, but must be above 0"):
-        Config().with_values({"optim.lr": 10**400})
 
 
 def test_all_errors_of_a_file_together(tmp_path):
@@ -100,12 +96,6 @@ def test_bad_file(tmp_path, text, message):
     with pytest.raises(ValueError, match=re.escape(f"{file}: {message}")) as caught:
         Config.from_yaml(file)
     assert "\n" not in str(caught.value)
-
-
-def test_not_a_preset_and_not_a_file():
-    with pytest.raises(ConfigError) as caught:
-        Config.from_yaml("melt")
-    assert str(caught.value) == "melt: there is no such file or preset: name a YAML file or one of iemocap, meld"
 
 
 def test_number_notations_of_yaml(tmp_path):

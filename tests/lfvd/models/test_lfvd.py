@@ -61,6 +61,7 @@ CASES = {
     "sum": {"model.divergence": "sum"},
     "sum, other anchor": {"model.divergence": "sum", "model.anchor": "a", "data.modalities": "l,a"},
     "detached teacher": {"model.detach_teacher": True},
+    "detached teacher, other anchor": {"model.detach_teacher": True, "model.anchor": "v", "data.modalities": "a,v"},
     "wider speaker window": {"model.dag_speaker_window": 2},
     "three layers, z 5": {"model.dag_layers": 3, "model.heads": 4, "model.latent": 5, "model.width": 12},
     "one head": {"model.heads": 1},
@@ -191,7 +192,7 @@ def test_class_weights_reach_the_classification_loss() -> None:
     found = build_loss(CONFIG, weight)(output, batch.label)["classification"]
     labelled = batch.label >= 0
     expected = reference.cross_entropy(list(output.logits[labelled]), batch.label[labelled].tolist(), weight)
-    torch.testing.assert_close(found, expected)
+    reference.assert_same(found, expected, list(model.parameters()))
 
 
 def test_every_dropout_acts_by_itself_and_in_training_only() -> None:

@@ -1,4 +1,4 @@
-"""The four losses against explicit sums, their edge cases, and low temperatures."""
+"""The contrastive losses against explicit sums, edge cases of all losses, and low temperatures."""
 
 import pytest
 import torch
@@ -77,23 +77,3 @@ def test_contrastive_losses_stay_finite_at_the_lowest_temperature(direction: flo
     ):
         assert loss.isfinite()
         assert gradients(loss, [x])[0].isfinite().all()
-
-
-@pytest.mark.parametrize("detach", [False, True])
-@pytest.mark.parametrize(("m", "anchor"), [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
-def test_distillation_equals_explicit_sums(m: int, anchor: int, detach: bool) -> None:
-    latent = Gaussian(vectors(m, 5), vectors(m, 5, seed=1))
-    rows = [
-        [reference.Gaussian(*row) for row in zip(*of_modality, strict=True)]
-        for of_modality in zip(*latent, strict=True)
-    ]
-    expected = reference.distillation(rows, anchor, detach_teacher=detach)
-    assert_same(losses.distillation(latent, anchor, detach), expected, [*latent])
-
-
-@pytest.mark.parametrize("weight", [None, [0.5, 2.0, 0.0, 1.5]])
-def test_classification_equals_the_reference(weight: list[float] | None) -> None:
-    logits = vectors(1, 6)[0, :, :4].detach().requires_grad_()
-    label, weights = [0, 1, 3, 1, 2, 0], None if weight is None else torch.tensor(weight, dtype=torch.float64)
-    expected = reference.cross_entropy(list(logits), label, weights)
-    assert_same(losses.classification(logits, torch.tensor(label), weights), expected, [logits])
