@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -23,6 +24,7 @@ from lfvd.config import MODALITY_NAMES
 from lfvd.data import UNLABELLED
 from lfvd.data.batch import Batch, collate
 from lfvd.files import InputError, atomic_path
+from lfvd.schema import CHECKED
 
 SPLITS = ("train", "valid", "test")
 FORMAT = "lfvd-corpus"
@@ -38,6 +40,8 @@ class CorpusError(InputError):
 @dataclass(frozen=True, kw_only=True)
 class CorpusInfo:
     """Metadata of a corpus."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CHECKED
 
     name: str
     """Name of the data set: MELD, IEMOCAP, …"""
@@ -74,8 +78,7 @@ class Corpus:
 
         Looks at the small arrays only; `load` looks at every value.
         """
-        path = Path(path)
-        if not path.is_file():
+        if not Path(path).is_file():
             raise CorpusError(f"{path}: there is no such file: make it with `lfvd import` or `lfvd simulate`")
         try:
             with safe_open(path, framework="pt") as file:
@@ -87,19 +90,17 @@ class Corpus:
             raise CorpusError(f"{path}: is not a corpus (its header has no `{FORMAT}`): make one with `lfvd import`")
         try:
             values = json.loads(header[FORMAT])
-            if values["version"] == VERSION:
+            if (version := values["version"]) == VERSION:
+                info = TypeAdapter(CorpusInfo).validate_python(values["info"])
                 features = {m: arrays.pop(name) for m, name in MODALITY_NAMES.items() if name in arrays}
-                info, fingerprint = _info(values["info"]), str(values["fingerprint"])
-                corpus = cls(info=info, features=features, fingerprint=fingerprint, **arrays)
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise CorpusError(f"{path}: its header or arrays are incomplete ({error}): import the data again") from None
-        if (version := values["version"]) != VERSION:
-            raise CorpusError(
-                f"{path}: `version` is {version}, but this release reads {VERSION}: import the data again"
-            )
-        problems = corpus.problems()
-        if problems:
-            raise CorpusError(f"{path}: " + "; ".join(problems))
+                corpus = cls(info=info, features=features, fingerprint=str(values["fingerprint"]), **arrays)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            text = f"its header or arrays are incomplete ({reason(error)}): import the data again"
+            raise CorpusError(f"{path}: {text}") from None
+        if version != VERSION:
+            text = f"`version` is {version}, but this release reads {VERSION}: import the data again"
+            raise CorpusError(f"{path}: {text}")
+        corpus.check(str(path), features=False)
         return corpus
 
     @classmethod
@@ -134,83 +135,68 @@ class Corpus:
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
-    def problems(self) -> list[str]:
-        """Inconsistencies of everything but the feature values, a sentence each."""
-        found = []
+    def check(self, source: str, *, features: bool = True) -> None:
+        """Raises CorpusError for whatever `save` would not write; features: look at their values too."""
+        for problems in (self._form_problems(), self._text_problems(), self._value_problems()):
+            if found := list(problems):
+                raise CorpusError(f"{source}: " + "; ".join(found))
+        if features:
+            self.check_features(source)
+
+    def _form_problems(self) -> Iterator[str]:
+        """Arrays of another type or length."""
+        dialogues, utterances = len(self.info.dialogues), self.label.size
         for name, array in self._arrays().items():
             kind, rank = (np.float32, 2) if name in MODALITY_NAMES.values() else (np.int64, 1)
-            if array.dtype != kind or array.ndim != rank:
-                found.append(
-                    f"`{name}` is {array.dtype} with {array.ndim} axes, but must be {np.dtype(kind)} with {rank}"
-                )
-        if found:
-            return found
-        found += self._text_problems()
-        dialogues, utterances = len(self.split), len(self.label)
-        if not self.features:
-            found.append("there is no modality: import at least one of language, audio, visual")
-        for modality, flat in self.features.items():
-            if not flat.shape[1]:
-                found.append(f"`{MODALITY_NAMES[modality]}` is 0 wide: leave the modality out")
-        for name, array in self._arrays().items():
             want = {"offset": dialogues + 1, "split": dialogues}.get(name, utterances)
-            if len(array) != want:
-                found.append(f"`{name}` has {len(array)} rows, but must have {want}")
-        if len(self.info.dialogues) != dialogues or len(set(self.info.dialogues)) != dialogues:
-            found.append(f"the dialogue ids must be {dialogues} different ones")
-        if found:
-            return found
-        if dialogues == 0 or self.offset[0] != 0 or self.offset[-1] != utterances:
-            found.append(f"`offset` must run from 0 to {utterances}, the number of utterances")
-        elif (empty := np.flatnonzero(np.diff(self.offset) <= 0)).size:
-            found.append(f"dialogue {self.info.dialogues[empty[0]]} has no utterance: leave it out of the source")
-        classes = len(self.info.classes)
-        if (bad := np.flatnonzero((self.label < UNLABELLED) | (self.label >= classes))).size and not found:
-            found.append(
-                f"{self._where(bad[0])} has label {self.label[bad[0]]}, but labels are 0 to {classes - 1}, "
-                f"or {UNLABELLED} for none: correct it in the source"
-            )
-        if (self.speaker < 0).any():
-            found.append("`speaker` must be numbers from 0 up")
-        if ((self.split < 0) | (self.split >= len(SPLITS))).any():
-            found.append("`split` must be 0 (train), 1 (valid) or 2 (test)")
-        return found
+            if array.dtype != kind or array.ndim != rank:
+                yield f"`{name}` is {array.dtype} with {array.ndim} axes, but must be {np.dtype(kind)} with {rank}"
+            elif len(array) != want:
+                yield f"`{name}` has {len(array)} rows, but must have {want}"
+            elif rank == 2 and not array.shape[1]:
+                yield f"`{name}` is 0 wide: leave the modality out"
+        if not self.features:
+            yield "there is no modality: import at least one of language, audio, visual"
 
-    def _text_problems(self) -> list[str]:
+    def _text_problems(self) -> Iterator[str]:
         """Names that cannot be told apart, or would steer the terminal on which they are printed; bins that do not rise."""
-        info, found = self.info, []
+        info = self.info
         options = [text for pair in info.options.items() for text in pair if isinstance(text, str)]
         for text in (info.name, *info.classes, *info.dialogues, *info.simulated, *info.sources, *options):
             if not text.isprintable():
-                found.append(f"{text!a} holds characters that cannot be printed: rename it in the source")
+                yield f"{text!a} holds characters that cannot be printed: rename it in the source"
                 break
         if len(info.classes) > MAX_CLASSES:
-            found.append(f"there are {len(info.classes)} classes, but at most {MAX_CLASSES} are read: check the labels")
-        if len(set(info.classes)) < len(info.classes):
-            found.append("two classes have the same name: rename one in the source")
+            yield f"there are {len(info.classes)} classes, but at most {MAX_CLASSES} are read: check the labels"
+        for what, names in (("classes", info.classes), ("dialogues", info.dialogues)):
+            if len(set(names)) < len(names):
+                yield f"two {what} have the same name: rename one in the source"
         if list(info.length_bins) != sorted({*info.length_bins}):
-            found.append("the length bins do not rise: import the data again")
-        return found
+            yield "the length bins do not rise: import the data again"
 
-    def check(self, source: str) -> None:
-        """Raises CorpusError for whatever `save` would not write."""
-        problems = self.problems()
-        if problems:
-            raise CorpusError(f"{source}: " + "; ".join(problems))
-        self.check_features(source)
+    def _value_problems(self) -> Iterator[str]:
+        """Numbers out of range."""
+        utterances, classes = len(self.label), len(self.info.classes)
+        if not len(self.split) or self.offset[0] != 0 or self.offset[-1] != utterances:
+            yield f"`offset` must run from 0 to {utterances}, the number of utterances"
+        elif (empty := np.flatnonzero(np.diff(self.offset) <= 0)).size:
+            yield f"dialogue {self.info.dialogues[empty[0]]} has no utterance: leave it out of the source"
+        elif (bad := np.flatnonzero((self.label < UNLABELLED) | (self.label >= classes))).size:
+            where, rule = self.where(bad[0]), f"labels are 0 to {classes - 1}, or {UNLABELLED} for none"
+            yield f"{where} has label {self.label[bad[0]]}, but {rule}: correct it in the source"
+        if (self.speaker < 0).any():
+            yield "`speaker` must be numbers from 0 up"
+        if ((self.split < 0) | (self.split >= len(SPLITS))).any():
+            yield "`split` must be 0 (train), 1 (valid) or 2 (test)"
 
-    def check_features(self, source: str) -> None:
+    def check_features(self, source: str, remedy: str = "correct them in the source") -> None:
         """Raises CorpusError for the first NaN or infinite feature value."""
         for modality, flat in self.features.items():
-            finite = np.isfinite(flat).all(axis=1)
-            if not finite.all():
-                bad = np.flatnonzero(~finite)
-                raise CorpusError(
-                    f"{source}: {MODALITY_NAMES[modality]} features of {self._where(bad[0])} are NaN or infinite "
-                    f"(and of {len(bad) - 1} more utterances), but must be finite: correct them in the source"
-                )
+            if (bad := np.flatnonzero(~np.isfinite(flat).all(axis=1))).size:
+                where = f"{source}: {MODALITY_NAMES[modality]} features of {self.where(bad[0])} are NaN or infinite"
+                raise CorpusError(f"{where} (and of {len(bad) - 1} more utterances), but must be finite: {remedy}")
 
-    def _where(self, utterance: int) -> str:
+    def where(self, utterance: int) -> str:
         dialogue = int(np.searchsorted(self.offset, utterance, side="right")) - 1
         return f"dialogue {self.info.dialogues[dialogue]}, utterance {utterance - int(self.offset[dialogue])}"
 
@@ -246,22 +232,12 @@ class Corpus:
         """Feature width of each named modality. Raises CorpusError where the corpus lacks one."""
         for m in modalities:
             if m not in self.features:
-                have = ", ".join(self.features)
-                raise CorpusError(
-                    f"the corpus {self.info.name} has no {MODALITY_NAMES[m]} features, but `data.modalities` names {m}: "
-                    f"import them, or use `--set data.modalities={have.replace(' ', '')}`"
-                )
+                text = f"has no {MODALITY_NAMES[m]} features, but `data.modalities` names {m}"
+                remedy = f"import them, or use `--set data.modalities={','.join(self.features)}`"
+                raise CorpusError(f"the corpus {self.info.name} {text}: {remedy}")
         return {m: int(self.features[m].shape[1]) for m in modalities}
 
 
-def _info(values: Mapping[str, Any]) -> CorpusInfo:
-    """JSON → CorpusInfo: lists back to tuples. Raises ValueError where a value is not of the type it is written with."""
-    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    info = CorpusInfo(**plain)
-    lists = (info.classes, info.dialogues, info.simulated, info.length_bins)
-    if not all(isinstance(part, tuple) for part in lists) or not isinstance(info.options, dict):
-        raise ValueError("`info` has another form than this release writes")
-    texts = [info.name, *info.classes, *info.dialogues, *info.simulated, *info.sources, *info.sources.values()]
-    if not all(isinstance(text, str) for text in texts) or not all(type(end) is int for end in info.length_bins):
-        raise ValueError("`info` holds values of other types than this release writes")
-    return info
+def reason(error: Exception) -> str:
+    """The text of a library's error in one line, at most 200 characters."""
+    return " ".join((str(error) or type(error).__name__).split())[:200]

@@ -19,6 +19,7 @@ import numpy as np
 from lfvd.config import MODALITIES, MODALITY_NAMES
 from lfvd.data import UNLABELLED
 from lfvd.data.corpus import SPLITS, Corpus, CorpusError, CorpusInfo
+from lfvd.data.datasets import IEMOCAP, MELD, Dataset
 
 Like = Literal["meld", "iemocap"]
 
@@ -26,21 +27,21 @@ HIDDEN = 12
 """Hidden directions k of each modality: one a class and some that carry noise only."""
 NOISE_SHARE = 0.2
 """Share of a feature's variance that is independent noise of that feature."""
+HOLDOUT = 0.1
+"""Share of the train dialogues that becomes the validation split, where the data have none of their own."""
+PREVIOUS = 0.2
+"""Probability that an utterance repeats the emotion of the previous utterance."""
+UNCLEAR = 0.2
+"""Share of utterances whose features show another emotion than the label, alike in all modalities."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusStatistics:
     """Statistics of a data set that its simulation reproduces."""
 
-    name: str
-    classes: tuple[str, ...]
-    length_bins: tuple[int, ...]
+    dataset: Dataset
     widths: dict[str, int]
     """Modality → feature width."""
-    blocks: tuple[tuple[int, tuple[int, ...]], ...]
-    """Train and test, or train, valid and test: dialogues, and utterances of each class."""
-    holdout: float
-    """Share of the train dialogues that becomes the validation split, where the data have none of their own."""
     lengths: tuple[tuple[float, float], ...]
     """(quantile, utterances a dialogue), straight lines between them."""
     speakers: tuple[float, ...]
@@ -49,92 +50,63 @@ class CorpusStatistics:
     """Share of utterances with the speaker of the previous utterance."""
     own: float
     """Probability that an utterance repeats the emotion of its speaker's last utterance."""
-    previous: float
-    """Probability that it repeats the emotion of the previous utterance."""
-    unclear: float
-    """Share of utterances whose features show another emotion than the label, alike in all modalities."""
     strength: dict[str, float]
     """Modality → length of a class's direction, in standard deviations of the noise around it."""
 
 
-# Counts: the published ones (MELD: Poria et al., 2019; IEMOCAP: the six-class feature files). Lengths, speakers (2.7
-# heard in a dialogue) and same_speaker of MELD: measured over the 1432 dialogues of its published CSVs. Those of IEMOCAP
-# are chosen: mean 49, longest 110, a dyad. own and previous lie above the real MELD's, where 44 % of utterances repeat
-# their speaker's last emotion, so that context pays. Strengths: bisected until logistic regression on single utterances
-# (full widths, L2 penalty C = 0.3 / width, mean of seeds 0-2) came within a point of the test W-F1 of the LFVD paper's
-# Table 4, rows T, A and V.
+# Lengths, speakers (2.7 heard in a dialogue) and same_speaker of MELD: measured over the 1432 dialogues of its published
+# CSVs. Those of IEMOCAP are chosen: mean 49, longest 110, a dyad. own and PREVIOUS lie above the real MELD's, where 44 % of
+# utterances repeat their speaker's last emotion, so that context pays. Strengths: bisected until logistic regression on
+# single utterances (full widths, L2 penalty C = 0.3 / width, mean of seeds 0-2) came within a point of the test W-F1 of the
+# LFVD paper's Table 4, rows T, A and V.
 STATISTICS: dict[str, CorpusStatistics] = {
     "meld": CorpusStatistics(
-        name="MELD (simulated)",
-        classes=("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"),
-        length_bins=(5, 13),
+        dataset=MELD,
         widths={"l": 1024, "a": 300, "v": 342},
-        blocks=(
-            (1038, (4710, 1205, 268, 683, 1743, 271, 1109)),
-            (114, (470, 150, 40, 111, 163, 22, 153)),
-            (280, (1256, 281, 50, 208, 402, 68, 345)),
-        ),
-        holdout=0.0,
         lengths=((0.0, 1), (0.1, 2), (0.25, 5), (0.5, 9), (0.75, 14), (0.9, 18), (0.99, 23), (1.0, 33)),
         speakers=(0.02, 0.35, 0.26, 0.16, 0.1, 0.06, 0.03, 0.015, 0.005),
         same_speaker=0.23,
         own=0.55,
-        previous=0.2,
-        unclear=0.2,
         strength={"l": 1.955, "a": 0.88, "v": 0.57},
     ),
     "iemocap": CorpusStatistics(
-        name="IEMOCAP (simulated)",
-        classes=("happy", "sad", "neutral", "angry", "excited", "frustrated"),
-        length_bins=(43, 59),
+        dataset=IEMOCAP,
         widths={"l": 1024, "a": 1582, "v": 342},
-        blocks=((120, (504, 839, 1324, 933, 742, 1468)), (31, (144, 245, 384, 170, 299, 381))),
-        holdout=0.1,
         lengths=((0.0, 8), (0.1, 25), (0.25, 36), (0.5, 47), (0.75, 60), (0.9, 76), (1.0, 110)),
         speakers=(0.0, 1.0),
         same_speaker=0.3,
         own=0.65,
-        previous=0.2,
-        unclear=0.2,
         strength={"l": 2.21, "a": 1.55, "v": 0.97},
     ),
 }
 
 
-def simulate(
-    like: Like,
-    *,
-    seed: int,
-    dialogues: int | None = None,
-    widths: Mapping[str, int] | None = None,
-) -> Corpus:
+def simulate(like: Like, *, seed: int, dialogues: int | None = None, widths: Mapping[str, int] | None = None) -> Corpus:
     """A whole corpus of simulated dialogues and features, as large as the real one or scaled down to `dialogues`.
 
     `widths` (modality → width) replaces the real widths, and leaves out the modalities that it does not name; the
-    dialogues, speakers and emotions stay the same. Same arguments, same bytes. Raises CorpusError for a bad value.
+    dialogues, speakers and emotions stay the same. Same arguments, same bytes. Raises CorpusError for a seed below 0, or too few dialogues.
     """
-    real = _statistics(like)
-    widths = dict(real.widths if widths is None else widths)
-    _check_arguments(seed, widths)
-    rng = np.random.default_rng((seed, 0))
+    real = STATISTICS[like]
+    given = {m: width for m in MODALITIES if (width := (real.widths if widths is None else widths).get(m))}
+    rng = _random(seed, 0)
     blocks = _scaled(real, dialogues)
     parts = [_block(real, count, quota, rng) for count, quota in blocks]
     length, speaker, label = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    split = _splits([count for count, _ in blocks], real.holdout, rng)
+    split = np.repeat([SPLITS.index(splits[0]) for splits in real.dataset.published], [count for count, _ in blocks])
+    if len(blocks) < len(SPLITS):
+        train = blocks[0][0]
+        split[rng.permutation(train)[: max(1, round(HOLDOUT * train))]] = SPLITS.index("valid")
     return Corpus(
         info=CorpusInfo(
-            name=real.name,
-            classes=real.classes,
+            name=f"{real.dataset.name} (simulated)",
+            classes=real.dataset.classes,
             dialogues=tuple(f"simulated_{i}" for i in range(len(length))),
-            simulated=tuple(MODALITY_NAMES[m] for m in MODALITIES if m in widths),
+            simulated=tuple(MODALITY_NAMES[m] for m in given),
             options={"like": like, "seed": seed, "dialogues": len(length)},
-            length_bins=real.length_bins,
+            length_bins=real.dataset.length_bins,
         ),
-        features={
-            m: synthetic_features(label, like=like, modality=m, seed=seed, width=widths[m])
-            for m in MODALITIES
-            if m in widths
-        },
+        features={m: synthetic_features(label, real.dataset, modality=m, seed=seed, width=w) for m, w in given.items()},
         label=label,
         speaker=speaker,
         offset=np.concatenate([[0], np.cumsum(length)]),
@@ -143,78 +115,57 @@ def simulate(
 
 
 def synthetic_features(
-    label: np.ndarray, *, like: Like, modality: str, seed: int, width: int | None = None
+    label: np.ndarray, dataset: Dataset, *, modality: str, seed: int, width: int | None = None
 ) -> np.ndarray:
     """Simulated features of one modality for given labels: [N] int64 → [N, width] float32.
 
-    Labels are in the class order of `like`; -1 gives noise alone. Each (seed, modality) has its own random numbers.
-    Raises CorpusError for a bad seed, modality or width.
+    Labels are in the class order of `dataset`, MELD or IEMOCAP; -1 gives noise alone. Each (seed, modality) has its own random numbers.
+    Raises CorpusError for a seed below 0.
     """
-    real = _statistics(like)
-    width = real.widths.get(modality, 1) if width is None else width
-    _check_arguments(seed, {modality: width})
-    rng = np.random.default_rng((seed, 1 + MODALITIES.index(modality)))
-    direction = real.strength[modality] * np.eye(len(real.classes) + 1, HIDDEN)  # [c+1, k]
+    real = STATISTICS[dataset.name.lower()]
+    width = width or real.widths[modality]
+    rng = _random(seed, 1 + "lav".index(modality))
+    direction = real.strength[modality] * np.eye(len(real.dataset.classes) + 1, HIDDEN)  # [c+1, k]
     direction[UNLABELLED] = 0.0  # -1 picks the last row
-    emotion = _shown_emotion(label, real.unclear, seed)
+    emotion = _shown_emotion(label, seed)
     hidden = direction[emotion] + rng.standard_normal((len(label), HIDDEN))  # [N, k]
     view = rng.standard_normal((HIDDEN, width)) / np.sqrt(HIDDEN)
     # Products and sums of rounded values are exact, so that every machine's matrix product gives the same bytes.
-    signal = np.sqrt(1 - NOISE_SHARE) * (_rounded(hidden) @ _rounded(view))  # [N, width]
+    hidden, view = (np.rint(values * 2**16) / 2**16 for values in (hidden, view))
+    signal = np.sqrt(1 - NOISE_SHARE) * (hidden @ view)  # [N, width]
     noise = rng.standard_normal(signal.shape, dtype=np.float32)
     features: np.ndarray = signal.astype(np.float32) + np.float32(np.sqrt(NOISE_SHARE)) * noise
     return features
 
 
-def _rounded(values: np.ndarray) -> np.ndarray:
-    rounded: np.ndarray = np.rint(values * 2**16) / 2**16
-    return rounded
-
-
-def _shown_emotion(label: np.ndarray, unclear: float, seed: int) -> np.ndarray:
+def _shown_emotion(label: np.ndarray, seed: int) -> np.ndarray:
     """The emotion that the features show, [N]; without unclear utterances three modalities together would be near certain."""
-    rng = np.random.default_rng((seed, 1 + len(MODALITIES)))
-    other = (rng.random(len(label)) < unclear) & (label != UNLABELLED)
+    rng = _random(seed, 1 + len(MODALITIES))
+    other = (rng.random(len(label)) < UNCLEAR) & (label != UNLABELLED)
     return np.where(other, rng.permutation(label), label)
 
 
-def _statistics(like: str) -> CorpusStatistics:
-    if like not in STATISTICS:
-        raise CorpusError(
-            f"the value of `like` is {like}, but must be one of {', '.join(STATISTICS)}: name one of these"
-        )
-    return STATISTICS[like]
-
-
-def _check_arguments(seed: int, widths: Mapping[str, int]) -> None:
+def _random(seed: int, stream: int) -> np.random.Generator:
     if seed < 0:
         raise CorpusError(f"the value of `seed` is {seed}, but must be at least 0: try {-seed}")
-    names = ", ".join(MODALITIES)
-    if not widths:
-        raise CorpusError(f"`widths` names no modality, but must name at least one of {names}: add one")
-    for modality, width in widths.items():
-        if modality not in MODALITIES:
-            raise CorpusError(f"the modality is {modality}, but must be one of {names}: name one of these")
-        if width < 1:
-            raise CorpusError(f"the width of {MODALITY_NAMES[modality]} is {width}, but must be at least 1: try 32")
+    return np.random.default_rng((seed, stream))
 
 
 def _scaled(real: CorpusStatistics, dialogues: int | None) -> list[tuple[int, np.ndarray]]:
     """Dialogues and class counts [c] of each block, in the proportions of the real ones, for a number of dialogues in all."""
-    sizes = np.array([count for count, _ in real.blocks])
+    published = real.dataset.published.values()
+    sizes = np.array([count for count, _ in published])
     if dialogues is None:
         dialogues = int(sizes.sum())
     if dialogues < (least := len(SPLITS)):
         raise CorpusError(f"the value of `dialogues` is {dialogues}, but must be at least {least}, one a split: try 30")
     counts = _apportion(sizes, dialogues)
-    # Every split has a dialogue, and one with a holdout has two.
-    least_of = np.array([2 if real.holdout and i == 0 else 1 for i in range(len(sizes))])
-    short = np.maximum(least_of - counts, 0)
+    short = np.maximum([len(splits) for splits in real.dataset.published] - counts, 0)  # every split has a dialogue
     counts += short
     counts[0] -= short.sum()
     return [
         (int(count), _apportion(np.array(classes), max(int(count), round(sum(classes) * count / all_of))))
-        for count, (all_of, classes) in zip(counts, real.blocks, strict=True)
+        for count, (all_of, classes) in zip(counts, published, strict=True)
     ]
 
 
@@ -264,7 +215,7 @@ def _chains(real: CorpusStatistics, speaker: Sequence[int] | np.ndarray, rng: np
     for i, (who, draw) in enumerate(zip(speaker, rng.random(len(speaker)), strict=True)):
         if draw < real.own:
             chain[i] = chain[last.get(int(who), i)]
-        elif draw < real.own + real.previous and i:
+        elif draw < real.own + PREVIOUS and i:
             chain[i] = chain[i - 1]
         last[int(who)] = i
     return chain
@@ -287,12 +238,3 @@ def _assign_classes(chain: np.ndarray, quota: np.ndarray, rng: np.random.Generat
         class_of[i] = chosen if chosen >= 0 else int(lacks.argmax())
         lacks[class_of[i]] -= size[i]
     return class_of[member]
-
-
-def _splits(counts: Sequence[int], holdout: float, rng: np.random.Generator) -> np.ndarray:
-    """Split of each dialogue [D]; the holdout is whole dialogues of train, chosen at random."""
-    blocks = range(len(SPLITS)) if len(counts) == len(SPLITS) else (0, 2)
-    split = np.repeat(np.array(blocks, dtype=np.int64), counts)
-    if holdout:
-        split[rng.permutation(counts[0])[: max(1, round(holdout * counts[0]))]] = SPLITS.index("valid")
-    return split

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lfvd.data.importers import repaired
+from lfvd.data.datasets import repaired
 from lfvd.data.importers.table import read_table
 from lfvd.extract.work import Clip
 from lfvd.files import InputError, atomic_path

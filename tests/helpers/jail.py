@@ -55,17 +55,22 @@ def read_all(door: str, files: Sequence[Path], folder: Path) -> dict[Path, tuple
     return {file: tuple(json.loads(line)) for file, line in zip(files, done.stdout.splitlines(), strict=True)}
 
 
-def convert_here(kind: str, file: IO[bytes], output: IO[bytes]) -> str | None:
+def convert_here(file: IO[bytes], output: IO[bytes]) -> str | None:
     """In place of `lfvd.data.importers.pickles.convert`: without a child process, and without its limits."""
-    from lfvd.data.importers import child
+    from lfvd.data import child
 
-    return child.convert(kind, file, output)
+    return child.convert(file, output)
+
+
+def forbid_more_memory() -> None:
+    """From now on this process takes at most MEMORY more."""
+    size = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
 
 
 def main() -> None:
     read = reader(sys.argv[1])
-    size = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, resource.RLIM_INFINITY))
+    forbid_more_memory()
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     for file in sys.argv[2:]:
         end, text = _outcome(read, file)

@@ -96,7 +96,9 @@ def write(layout: str, folder: Path, data: Invented, **options: Any) -> list[Pat
     if layout in ("J", "J1"):
         return _write_json(layout, folder, data)
     dump = options.get("dump", python2)
-    files = {f"{layout}.pkl": _TOP[layout](data, options.get("lists", False))} if layout in _TOP else _by_modality(data)
+    files = _by_modality(data)
+    if layout in PICKLED:
+        files = {f"{layout}.pkl": contents(layout, data, options.get("lists", False))}
     for name, value in files.items():
         (folder / name).write_bytes(dump(value))
     return [folder / name for name in files]
@@ -129,51 +131,42 @@ def _parts(data: Invented, lists: bool) -> dict[str, Any]:
     }
 
 
-def _items(*names: str, container: type = tuple) -> Callable[[Invented, bool], Any]:
-    def make(data: Invented, lists: bool) -> Any:
-        parts = _parts(data, lists)
-        found = []
-        for name in names:
+_I9 = "ids speakers labels text audio visual sentences train+valid test"
+_I12 = "ids speakers labels text* audio visual sentences train+valid test"
+_TOP = {
+    "I9": _I9,
+    "I12": _I12,
+    "I10": "speakers labels text* sentences train test valid",
+    "M9": "ids speakers labels text audio sentences train+valid test sentiments",
+    "M10": f"{_I9} sentiments",
+    "M13": f"{_I12} sentiments",
+    "M14": f"{_I12} sentiments".replace("text*", "sentiments text*"),
+    "M11": "speakers labels sentiments text* sentences train test valid",
+    "M7": "speakers labels sentiments sentences train test valid",
+}
+_LISTS = ("M11", "M7")
+PICKLED = (*_TOP, "C")
+"""Layouts of one pickle."""
+LAYOUTS = (*PICKLED, "E", "J", "J1")
+IEMOCAP_LAYOUTS = ("I9", "I12", "I10", "C")
+
+
+def contents(layout: str, data: Invented, lists: bool = False) -> Any:
+    """What the pickle of a layout holds."""
+    parts = _parts(data, lists or layout == "C")
+    if layout != "C":
+        found: list[Any] = []
+        for name in _TOP[layout].split():
             found += parts["text"] if name == "text*" else [parts["text"][0]] if name == "text" else [parts[name]]
-        return container(found)
-
-    return make
-
-
-def _split_dict(data: Invented, lists: bool) -> dict[str, Any]:
-    parts = _parts(data, True)
+        return found if layout in _LISTS else tuple(found)
+    keys = ("speakers", "labels", "audio", "visual", "sentences")
 
     def dialogue(key: Any) -> dict[str, Any]:
-        named = {
-            "speakers": "speakers",
-            "labels": "labels",
-            "audio": "audio",
-            "visual": "visual",
-            "sentence": "sentences",
-        }
-        return {"vid": key, "text": parts["text"][0][key]} | {name: parts[part][key] for name, part in named.items()}
+        of = {name.replace("sentences", "sentence"): parts[name][key] for name in keys}
+        return {"vid": key, "text": parts["text"][0][key], **of}
 
-    return {
-        s: [dialogue(k) for k in getattr(data, a)] for s, a in (("train", "train"), ("dev", "valid"), ("test", "test"))
-    }
-
-
-_I9 = ("ids", "speakers", "labels", "text", "audio", "visual", "sentences", "train+valid", "test")
-_I12 = ("ids", "speakers", "labels", "text*", "audio", "visual", "sentences", "train+valid", "test")
-_TOP: dict[str, Callable[[Invented, bool], Any]] = {
-    "I9": _items(*_I9),
-    "I12": _items(*_I12),
-    "I10": _items("speakers", "labels", "text*", "sentences", "train", "test", "valid"),
-    "M9": _items("ids", "speakers", "labels", "text", "audio", "sentences", "train+valid", "test", "sentiments"),
-    "M10": _items(*_I9, "sentiments"),
-    "M13": _items(*_I12, "sentiments"),
-    "M14": _items("ids", "speakers", "labels", "sentiments", *_I12[3:], "sentiments"),
-    "M11": _items("speakers", "labels", "sentiments", "text*", "sentences", "train", "test", "valid", container=list),
-    "M7": _items("speakers", "labels", "sentiments", "sentences", "train", "test", "valid", container=list),
-    "C": _split_dict,
-}
-LAYOUTS = (*_TOP, "E", "J", "J1")
-IEMOCAP_LAYOUTS = ("I9", "I12", "I10", "C")
+    ids = {"train": data.train, "dev": data.valid, "test": data.test}
+    return {split: [dialogue(key) for key in of] for split, of in ids.items()}
 
 
 def _by_modality(data: Invented) -> dict[str, Any]:
@@ -182,7 +175,7 @@ def _by_modality(data: Invented) -> dict[str, Any]:
         "TextFeatures.pkl": parts["text"][1],
         "AudioFeatures.pkl": parts["audio"],
         "VisualFeatures.pkl": parts["visual"],
-        "Speakers.pkl": _items(*_I9, "sentiments")(data, False) if data.meld else _items(*_I9)(data, False),
+        "Speakers.pkl": contents("M10" if data.meld else "I9", data),
     }
 
 

@@ -10,34 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lfvd.config import MODALITY_NAMES
 from lfvd.data.corpus import Corpus, CorpusError
-from lfvd.data.importers.assemble import SIMULATED, ImportOptions, TextLayers, build_corpus
-from lfvd.data.importers.datasets import IEMOCAP_CLASSES, MELD_CLASSES, repaired
-from lfvd.data.importers.dicts import MODALITY_FILES, feature_source, is_split_dict, split_dict_source
+from lfvd.data.importers.assemble import SIMULATED, ImportOptions, build_corpus
 from lfvd.data.importers.json_files import json_source
-from lfvd.data.importers.meld_csv import meld_source
+from lfvd.data.importers.layouts import MODALITY_FILES, feature_source, pickle_source
 from lfvd.data.importers.pickles import load_pickle
-from lfvd.data.importers.source import FeatureSource, kind
-from lfvd.data.importers.table import table_source
-from lfvd.data.importers.tuples import tuple_source
+from lfvd.data.importers.source import FeatureSource
+from lfvd.data.importers.table import meld_source, table_source
 from lfvd.files import atomic_path
 
-__all__ = [
-    "IEMOCAP_CLASSES",
-    "MELD_CLASSES",
-    "SIMULATED",
-    "ImportOptions",
-    "TextLayers",
-    "import_files",
-    "repaired",
-    "write_sentences",
-]
+__all__ = ["ImportOptions", "import_files", "write_sentences"]
 
 _TABLES = (".csv", ".parquet")
 _ARRAYS = (".npy", ".npz")
@@ -48,15 +34,13 @@ def import_files(
 ) -> tuple[Corpus, pd.DataFrame, list[str]]:
     """Read files of any known layout as one corpus, not yet saved.
 
-    Returns it, its sentences (see `write_sentences`) and a line for each feature file that says what it was taken for and why.
+    Returns it, its sentences (see `write_sentences`) and a line for each source that says what it was taken for.
     `classes` is for a table of utterances. Raises CorpusError or UnsafePickleError for what is missing, unknown or broken.
     """
-    files = _found([Path(path) for path in paths])
-    sources, order = _sources(files, options, classes)
+    sources = _sources(_found([Path(path) for path in paths]), options, classes)
     rows = {m: f for m, f in options.features.items() if f == SIMULATED or Path(f).suffix in _ARRAYS}
-    left = replace(options, features=rows)
-    corpus, sentences = build_corpus(sources, left, order)
-    return corpus, sentences, [f"{source}: layout {source.layout}, for it is {source.why}" for source in sources]
+    corpus, sentences = build_corpus(sources, replace(options, features=rows))
+    return corpus, sentences, [f"{source}: layout {source.layout} of {source.dataset.name}" for source in sources]
 
 
 def write_sentences(sentences: pd.DataFrame, corpus_path: str | Path) -> Path:
@@ -92,53 +76,26 @@ def _is_json(file: Path) -> bool:
     return ".json" in file.suffixes and file.suffix in (".json", ".feature")
 
 
-def _sources(
-    files: Sequence[Path], options: ImportOptions, classes: Sequence[str]
-) -> tuple[list[FeatureSource], np.ndarray | None]:
-    """Each file as a source, the JSON files of several splits as one; and the order of rows where one is a table."""
-    order: np.ndarray | None = None
-    sources: list[FeatureSource] = []
+def _sources(files: Sequence[Path], options: ImportOptions, classes: Sequence[str]) -> list[FeatureSource]:
+    """Each file as a source, the JSON files of several splits as one."""
     json_files = tuple(f for f in files if _is_json(f))
-    if json_files:
-        sources.append(json_source(json_files))
+    sources = [json_source(json_files)] if json_files else []
     for file in files:
         if file.is_dir():
             sources.append(meld_source(file))
         elif file.suffix in _TABLES:
-            if order is not None:
-                raise CorpusError(f"{file}: is a second table of utterances: put all of them in one")
-            source, order = table_source(file, classes)
-            sources.append(source)
-        elif not _is_json(file) and not (json_files and file.name.endswith("_vocab.pkl")):
-            sources.append(_pickle_source(file))
-    if classes and order is None:
-        raise CorpusError(
-            f"{files[0]}: --classes is for a table of utterances, and this has classes of its own: leave it out"
-        )
-    given = {m: Path(f) for m, f in options.features.items() if f != SIMULATED and Path(f).suffix not in _ARRAYS}
-    return sources + [feature_source(_unpickled(file), file, m) for m, file in given.items()], order
-
-
-def _pickle_source(file: Path) -> FeatureSource:
-    if file.suffix in _ARRAYS:
-        names = " or ".join(f"--{name}" for name in MODALITY_NAMES.values())
-        raise CorpusError(f"{file}: holds features of one modality: give it with {names}, and name a source of labels")
-    value = _unpickled(file)
-    if isinstance(value, list | tuple):
-        return tuple_source(value, file)
-    if is_split_dict(value):
-        return split_dict_source(value, file)
-    if isinstance(value, dict):
-        return feature_source(value, file)
-    raise CorpusError(
-        f"{file}: holds a {kind(value)}, but must hold a tuple, list or dict: see the README's table of layouts"
-    )
-
-
-def _unpickled(file: Path) -> Any:
-    with file.open("rb") as opened:
-        if opened.read(4) == b"PK\x03\x04":
+            sources.append(table_source(file, classes))
+        elif file.suffix in _ARRAYS:
+            names = " or ".join(f"--{name}" for name in MODALITY_NAMES.values())
             raise CorpusError(
-                f"{file}: is a zip archive, as torch.save writes, and not a pickle: write it with pickle.dump"
+                f"{file}: holds features of one modality: give it with {names}, and name a file of labels"
             )
-    return load_pickle(file)
+        elif not _is_json(file) and not (json_files and file.name.endswith("_vocab.pkl")):
+            sources.append(pickle_source(load_pickle(file), file))
+    tables = [source for source in sources if source.layout == "table"]
+    if len(tables) > 1:
+        raise CorpusError(f"{tables[1]}: is a second table of utterances: put all of them in one")
+    if classes and not tables:
+        raise CorpusError(f"{files[0]}: --classes is for a table, and this has classes of its own: leave it out")
+    given = {m: Path(f) for m, f in options.features.items() if f != SIMULATED and Path(f).suffix not in _ARRAYS}
+    return sources + [feature_source(load_pickle(file), file, m) for m, file in given.items()]

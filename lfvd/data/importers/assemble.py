@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,27 +13,28 @@ import pandas as pd
 
 from lfvd.config import MODALITIES, MODALITY_NAMES
 from lfvd.data.corpus import SPLITS, Corpus, CorpusError, CorpusInfo
+from lfvd.data.datasets import IEMOCAP, MELD, repaired
 from lfvd.data.importers.arrays import row_features
-from lfvd.data.importers.datasets import IEMOCAP, MELD, repaired, sha256
 from lfvd.data.importers.pickles import drop_pages
 from lfvd.data.importers.source import (
     FeatureSource,
-    fill_layers,
+    Values,
     item_count,
     label_numbers,
-    second,
     speaker_numbers,
     texts,
-    utterance_ids,
-    width_of,
+    vectors,
 )
-from lfvd.data.importers.splits import natural_order, split_of_dialogues
 from lfvd.data.simulate import synthetic_features
 
 SIMULATED = "simulated"
 """Given in place of a feature file: synthetic features from the labels (lfvd.data.simulate)."""
 TextLayers = Literal["mean", "first", "concat"]
-_DROP = 2**25  # bytes read between two times that the pages of the file are freed
+MELD_VALID = range(1039, 1153)
+"""MELD's validation dialogues in the numbering across splits; some files count them among the train ids."""
+MELD_GONE = "60"
+"""The one number of MELD (0 to 1432) that has no dialogue."""
+_DROP = 2**24  # bytes read between two times that the pages of the file are freed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,238 +62,201 @@ class ImportOptions:
             raise CorpusError(f"--carve-seed is {self.carve_seed}, but must be at least 0: try {-self.carve_seed}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DialogueIndex:
-    """Ids, labels, speakers and splits of all dialogues in the order of the corpus."""
-
-    ids: tuple[str, ...]
-    label: np.ndarray
-    speaker: np.ndarray
-    offset: np.ndarray
-    split: np.ndarray
-    source: FeatureSource
-
-    def name(self, row: int) -> str:
-        """`dialogue 17, utterance 3` for a row."""
-        dialogue = int(np.searchsorted(self.offset, row, side="right")) - 1
-        return f"dialogue {self.ids[dialogue]}, utterance {row - int(self.offset[dialogue])}"
-
-
-def build_corpus(
-    sources: Sequence[FeatureSource], options: ImportOptions, order: np.ndarray | None = None
-) -> tuple[Corpus, pd.DataFrame]:
+def build_corpus(sources: Sequence[FeatureSource], options: ImportOptions) -> tuple[Corpus, pd.DataFrame]:
     """The corpus, not yet saved, and its sentences (columns dialogue, position, sentence; no rows where there are none).
 
-    `order`: which row of a feature file each utterance has, [N], where it is not their own order. Raises CorpusError, naming
-    dialogue and utterance, for whatever does not fit.
+    Raises CorpusError, naming dialogue and utterance, for whatever does not fit.
     """
-    labelled = label_source(sources)
-    splits, drawn = split_of_dialogues(
-        labelled, sources, valid_fraction=options.valid_fraction, seed=options.carve_seed
-    )
-    index = _index(labelled, splits)
+    base = _label_source(sources)
+    splits, drawn = _splits(base, sources, options)
     notes: dict[str, Any] = {"layout": "+".join(dict.fromkeys(s.layout for s in sources)), **drawn}
-    features: dict[str, np.ndarray] = {}
-    chosen = {m: _source_of(m, sources) for m in MODALITIES if m not in options.features}
-    for modality in MODALITIES:
-        given = options.features.get(modality)
-        if given == SIMULATED:
-            features[modality] = _simulated(index, modality, options.seed)
-            notes["seed"] = options.seed
-        elif given is not None:
-            features[modality] = _of_rows(Path(given), index, order)
-        elif (source := chosen[modality]) is not None:
-            features[modality] = _of_dialogues(source, modality, index, options)
-            if len(source.features[modality]) > 1:
-                notes["text_layers"] = options.text_layers
-    if not features:
-        raise CorpusError(
-            f"{labelled}: holds no features, but a corpus needs some: give a file with --language, --audio or --visual"
-        )
-    zeroed = {MODALITY_NAMES[m]: _zero_bad_values(flat, m, index, options) for m, flat in features.items()}
-    if options.nan_to_zero:
-        notes["nan_to_zero"] = {name: count for name, count in zeroed.items() if count}
+    # In the order of a table or of JSON files, those of pickles by id.
+    ids = tuple(base.labels) if base.ordered else tuple(sorted(base.labels, key=natural_order))
+    lengths = [item_count(base.labels[key]) or 0 for key in ids]
+    speakers = [speaker_numbers(base.speakers[key], f"{base}: speaker of dialogue {key}") for key in ids]
     corpus = Corpus(
         info=CorpusInfo(
-            name=labelled.dataset.name,
-            classes=labelled.dataset.classes,
-            dialogues=index.ids,
-            simulated=tuple(MODALITY_NAMES[m] for m in features if options.features.get(m) == SIMULATED),
-            sources=_digests(sources, options),
+            name=base.dataset.name,
+            classes=base.dataset.classes,
+            dialogues=ids,
+            simulated=tuple(MODALITY_NAMES[m] for m in MODALITIES if options.features.get(m) == SIMULATED),
             options=notes,
-            length_bins=labelled.dataset.length_bins,
+            length_bins=base.dataset.length_bins,
         ),
-        features=features,
-        label=index.label,
-        speaker=index.speaker,
-        offset=index.offset,
-        split=index.split,
+        features={},
+        label=np.concatenate([np.array(_labels(base, key), np.int64) for key in ids]),
+        speaker=np.concatenate([np.array(part, np.int64) for part in speakers]),
+        offset=np.cumsum([0, *lengths], dtype=np.int64),
+        split=np.array([splits[key] for key in ids], np.int64),
     )
-    return corpus, _sentences(sources, index)
+    for modality in MODALITIES:
+        _add_features(corpus, modality, sources, base, options)
+    if not corpus.features:
+        raise CorpusError(f"{base}: holds no features, but must: give a file with --language, --audio or --visual")
+    files = [file for source in sources for file in source.files]
+    files += [Path(file) for file in options.features.values() if file != SIMULATED]
+    corpus.info.sources.update(_digests(files))
+    corpus.check_features(str(base), "correct them, or say --nan-to-zero")
+    said = next((s for s in sources if s.sentences), base)
+    rows = [
+        (key, position, repaired(text))
+        for key in ids
+        for position, text in enumerate(texts(said.sentences.get(key, ()), f"{said}: sentence of dialogue {key}"))
+    ]
+    return corpus, pd.DataFrame(rows, columns=["dialogue", "position", "sentence"])
 
 
-def _digests(sources: Sequence[FeatureSource], options: ImportOptions) -> dict[str, str]:
-    """File names → SHA-256; a feature file whose name is taken has its modality before it."""
+def natural_order(key: str) -> tuple[int, int, str]:
+    """Sorts numbers by size, before names by alphabet."""
+    return (0, int(key), "") if key.isdecimal() and len(key) <= 19 else (1, 0, key)
+
+
+def _digests(files: Iterable[Path]) -> dict[str, str]:
+    """File names → SHA-256; a name that is taken has its number before it."""
     digests: dict[str, str] = {}
-    for file in (file for source in sources for file in source.files):
-        digests[file.name if file.name not in digests else f"{len(digests)}/{file.name}"] = sha256(file)
-    for modality, file in ((m, Path(f)) for m, f in options.features.items() if f != SIMULATED):
-        name = file.name if file.name not in digests else f"{MODALITY_NAMES[modality]}/{file.name}"
-        digests[name] = sha256(file)
+    for file in files:
+        with file.open("rb") as opened:
+            name = f"{len(digests)}/{file.name}" if file.name in digests else file.name
+            digests[name] = hashlib.file_digest(opened, "sha256").hexdigest()
     return digests
 
 
-def label_source(sources: Sequence[FeatureSource]) -> FeatureSource:
-    """The first source that has labels and speakers. All others must have the same dialogues and labels."""
-    labelled = [s for s in sources if s.labels and s.speakers]
-    if not labelled:
+def _labels(source: FeatureSource, key: str) -> list[int]:
+    return label_numbers(source.labels[key], source.dataset, f"{source}: label of dialogue {key}")
+
+
+def _label_source(sources: Sequence[FeatureSource]) -> FeatureSource:
+    """The first source that has labels and speakers. All others must have the same dialogues, lengths and labels."""
+    base = next((s for s in sources if s.labels and s.speakers), None)
+    if base is None:
         raise CorpusError(f"{sources[0]}: has no labels and speakers, only features: name the file of labels with it")
     for source in sources:
-        if missing := labelled[0].dialogues ^ source.dialogues:
+        if missing := base.dialogues ^ source.dialogues:
             first = min(missing, key=natural_order)
-            has, lacks = (labelled[0], source) if first in labelled[0].dialogues else (source, labelled[0])
-            raise CorpusError(
-                f"dialogue {first} is in {has} and not in {lacks} (and {len(missing) - 1} more such): "
-                "name files of the same data set"
-            )
-    for source in labelled[1:]:
-        _check_same_labels(labelled[0], source)
-    return labelled[0]
-
-
-def _check_same_labels(base: FeatureSource, other: FeatureSource) -> None:
+            has, lacks = (base, source) if first in base.dialogues else (source, base)
+            where = f"is in {has} and not in {lacks} (and {len(missing) - 1} more such)"
+            raise CorpusError(f"dialogue {first} {where}: name files of the same data set")
     for key in sorted(base.labels, key=natural_order):
-        one, two = (label_numbers(s.labels[key], s.dataset, f"{s}: label of dialogue {key}") for s in (base, other))
-        if one != two:
-            i = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
-            raise CorpusError(
-                f"dialogue {key}, utterance {i} has other labels in {base} and {other}: name files of one data set"
-            )
+        length = item_count(base.labels[key])
+        if not length:
+            raise CorpusError(f"{base}: dialogue {key} has no list of labels, or an empty one: leave the dialogue out")
+        for source in sources:
+            _check_dialogue(source, key, length)
+            if source.labels and (at := np.flatnonzero(np.not_equal(_labels(base, key), _labels(source, key)))).size:
+                where = f"dialogue {key}, utterance {at[0]} has other labels in {base} and {source}"
+                raise CorpusError(f"{where}: name files of one data set")
+    return base
 
 
-def _index(source: FeatureSource, splits: Mapping[str, int]) -> DialogueIndex:
-    """Dialogues in the order of a table or of JSON files, those of pickles by id."""
-    ids = tuple(source.labels) if source.ordered else tuple(sorted(source.labels, key=natural_order))
-    for key in ids:
-        _check_lengths(source, key, item_count(source.labels[key]))
-    labels = [label_numbers(source.labels[key], source.dataset, f"{source}: label of dialogue {key}") for key in ids]
-    speakers = [speaker_numbers(source.speakers[key], f"{source}: speaker of dialogue {key}") for key in ids]
-    return DialogueIndex(
-        ids=ids,
-        label=np.concatenate([np.array(part, np.int64) for part in labels]),
-        speaker=np.concatenate([np.array(part, np.int64) for part in speakers]),
-        offset=np.cumsum([0, *(len(part) for part in labels)], dtype=np.int64),
-        split=np.array([splits[key] for key in ids], np.int64),
-        source=source,
-    )
+def _check_dialogue(source: FeatureSource, key: str, length: int) -> None:
+    """All that a source holds of a dialogue must be as long as its labels."""
+    values: list[tuple[str, Values]] = [("labels", source.labels), ("speakers", source.speakers)]
+    values += [("sentences", source.sentences)]
+    values += [(f"{MODALITY_NAMES[m]} vectors", layer) for m, layers in source.features.items() for layer in layers]
+    for name, of in values:
+        if of and (count := item_count(of.get(key))) != length:
+            text = f"has {length} labels, but {count or 'no'} {name}: one of each is needed"
+            raise CorpusError(f"{source}: dialogue {key} {text}")
 
 
-def _check_lengths(source: FeatureSource, key: str, length: int | None) -> None:
-    """Speakers, sentences and utterance ids must be as many as labels."""
-    if not length:
-        raise CorpusError(f"{source}: dialogue {key} has no list of labels, or an empty one: leave the dialogue out")
-    for name, values in {"speakers": source.speakers, "sentences": source.sentences, "ids": source.utterances}.items():
-        count = item_count(values[key]) if key in values else None
-        if values and count != length:
-            raise CorpusError(
-                f"{source}: dialogue {key} has {length} labels, but {count or 'no'} {name}: one of each is needed"
-            )
-    ids = utterance_ids(source.utterances.get(key, ()), f"{source}: id of dialogue {key}")
-    if (i := second(ids)) is not None:
-        raise CorpusError(
-            f"{source}: dialogue {key}, utterance {i} has the id {ids[i]} of one before: remove one of them"
-        )
+def _splits(
+    base: FeatureSource, sources: Sequence[FeatureSource], options: ImportOptions
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Dialogue → number of its split, and the options to record. A source that names validation dialogues is preferred.
+
+    Where none does, they are told by MELD's numbering, or drawn from train by a seed. Raises CorpusError where a dialogue of
+    `base` is in no split or in two, or a split names others.
+    """
+    named = [s for s in sources if s.splits]
+    if not named:
+        raise CorpusError(f"{base}: says nothing of train and test, but it must: name the file that does with it")
+    source = next((s for s in named if "valid" in s.splits), named[0])
+    found: dict[str, int] = {}
+    for split, ids in source.splits.items():
+        for key in ids:
+            if key in found:
+                where = f"is in {SPLITS[found[key]]} and in {split}"
+                raise CorpusError(f"{source}: dialogue {key} {where}, but must be in one: correct it")
+            found[key] = SPLITS.index(split)
+    if source.dataset is MELD and MELD_GONE not in base.labels:
+        found.pop(MELD_GONE, None)
+    if missing := base.labels.keys() ^ found.keys():
+        key = min(missing, key=natural_order)
+        problem = "is in no split" if key in base.labels else "is in a split, but has no utterances"
+        problem += f" (and {len(missing) - 1} more such)"
+        raise CorpusError(f"{source}: dialogue {key} {problem}: correct the ids of the splits")
+    if "valid" in source.splits:
+        return found, {}
+    train = sorted((key for key, split in found.items() if split == 0), key=natural_order)
+    if source.dataset is MELD and (valid := [key for key in train if natural_order(key)[1] in MELD_VALID]):
+        return found | dict.fromkeys(valid, SPLITS.index("valid")), {}
+    if len(train) < 2:
+        raise CorpusError(f"{source}: has {len(train)} train dialogues, but two are needed to choose validation from")
+    drawn = np.random.default_rng(options.carve_seed).permutation(len(train))
+    valid = [train[i] for i in drawn[: min(max(1, round(options.valid_fraction * len(train))), len(train) - 1)]]
+    notes = {"valid_fraction": options.valid_fraction, "carve_seed": options.carve_seed}
+    return found | dict.fromkeys(valid, SPLITS.index("valid")), notes
 
 
-def _source_of(modality: str, sources: Sequence[FeatureSource]) -> FeatureSource | None:
-    """Where a modality is taken from: of several sources the one with the fewest modalities, as its maker meant that one."""
+def _add_features(
+    corpus: Corpus, modality: str, sources: Sequence[FeatureSource], base: FeatureSource, options: ImportOptions
+) -> None:
+    """Put a modality into the corpus, where it is given or a source has it, and note in its options what was done."""
+    name, notes, given = MODALITY_NAMES[modality], corpus.info.options, options.features.get(modality)
+    # Of several sources the one with the fewest modalities, as its maker meant that one.
     having = sorted((s for s in sources if modality in s.features), key=lambda s: len(s.features))
-    if len(having) > 1 and len(having[0].features) == len(having[1].features):
-        raise CorpusError(
-            f"{MODALITY_NAMES[modality]} features are in {having[0]} and in {having[1]}: name one of the files"
-        )
-    return having[0] if having else None
+    if given == SIMULATED:
+        if modality == "l" or base.dataset not in (MELD, IEMOCAP):
+            text = f"cannot be simulated for {base.dataset.name}, only audio and visual ones of MELD and IEMOCAP"
+            raise CorpusError(f"{base}: {name} features {text}: use `lfvd simulate`")
+        notes["seed"] = options.seed
+        flat = synthetic_features(corpus.label, base.dataset, modality=modality, seed=options.seed)
+    elif given is not None:
+        flat = _of_rows(Path(given), corpus, base.order)
+    elif not having:
+        return
+    elif len(having) > 1 and len(having[0].features) == len(having[1].features):
+        raise CorpusError(f"{name} features are in {having[0]} and in {having[1]}: name one of the files")
+    else:
+        if len(having[0].features[modality]) > 1:
+            notes["text_layers"] = options.text_layers
+        flat = _of_dialogues(having[0], modality, corpus, options.text_layers)
+    if options.nan_to_zero and not (finite := np.isfinite(flat)).all():
+        flat[~finite] = 0.0
+        notes.setdefault("nan_to_zero", {})[name] = int((~finite).sum())
+    corpus.features[modality] = flat
 
 
-def _of_dialogues(source: FeatureSource, modality: str, index: DialogueIndex, options: ImportOptions) -> np.ndarray:
+def _of_dialogues(source: FeatureSource, modality: str, corpus: Corpus, text_layers: TextLayers) -> np.ndarray:
     """Features by dialogue → [N, width] float32."""
-    layers = source.features[modality]
-    if len(layers) > 1 and options.text_layers == "first":
-        layers = layers[:1]
-    lengths = np.diff(index.offset)
-    for layer in layers:
-        for key, length in zip(index.ids, lengths, strict=True):
-            count = item_count(layer[key]) if key in layer else None
-            if count != length:
-                where = _where(source, modality, key)
-                raise CorpusError(f"{where}: has {count or 'no'} vectors, but {length} labels: extract it again")
-    width = width_of(layers[0][index.ids[0]], _where(source, modality, index.ids[0]))
-    columns = width * len(layers) if options.text_layers == "concat" else width
-    flat, copied = np.empty((len(index.label), columns), np.float32), 0
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is infinite, and refused as such
-        for key, start, end in zip(index.ids, index.offset, index.offset[1:], strict=False):
-            values = [layer[key] for layer in layers]
-            fill_layers(flat[start:end], values, width, _where(source, modality, key))
-            copied += 8 * (end - start) * width * len(layers)
-            if copied > _DROP:
-                copied = 0
-                drop_pages(values[0] if isinstance(values[0], np.ndarray) else values[0][0])
+    layers = source.features[modality][: 1 if text_layers == "first" else None]
+    flat, width, copied = np.empty(0, np.float32), 0, 0
+    for key, start, end in zip(corpus.info.dialogues, corpus.offset, corpus.offset[1:], strict=False):
+        parts = []
+        for layer in layers:
+            parts.append(vectors(layer[key], width, f"{source}: {MODALITY_NAMES[modality]} of dialogue {key}"))
+            width = parts[0].shape[1]
+        if not start:
+            flat = np.empty((len(corpus.label), width * (len(layers) if text_layers == "concat" else 1)), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is infinite, and refused as such
+            if text_layers == "concat" or len(layers) == 1:
+                flat[start:end] = np.concatenate(parts, axis=1)
+            else:
+                flat[start:end] = np.mean(parts, axis=0, dtype=np.float64)
+        copied += sum(part.nbytes for part in parts)
+        if copied > _DROP:
+            copied, value = 0, layers[0][key]
+            drop_pages(value if isinstance(value, np.ndarray) else value[0])
     return flat
 
 
-def _where(source: FeatureSource, modality: str, key: str) -> str:
-    return f"{source}: {MODALITY_NAMES[modality]} of dialogue {key}"
-
-
-def _of_rows(file: Path, index: DialogueIndex, order: np.ndarray | None) -> np.ndarray:
+def _of_rows(file: Path, corpus: Corpus, order: np.ndarray | None) -> np.ndarray:
     """Features in order of rows → [N, width] float32. Where they are by split, a split's rows follow its dialogues' order."""
-    row_split = np.repeat(index.split, np.diff(index.offset))
-    rows = {split: int((row_split == i).sum()) for i, split in enumerate(SPLITS)}
-    parts = row_features(file, rows)
-    source_row = np.arange(len(row_split)) if order is None else order
-    flat = np.empty((len(row_split), next(iter(parts.values())).shape[1]), np.float32)
+    place = {"": np.arange(len(corpus.label)), **{split: corpus.rows(split) for split in SPLITS}}
+    parts = row_features(file, {split: len(place[split]) for split in SPLITS})
+    flat = np.empty((len(corpus.label), next(iter(parts.values())).shape[1]), np.float32)
     with np.errstate(over="ignore"):
         for split, part in parts.items():
-            here = np.flatnonzero(row_split == SPLITS.index(split)) if split else np.arange(len(row_split))
-            flat[here[np.argsort(source_row[here])]] = part
+            here = place[split]
+            flat[here if order is None else here[np.argsort(order[here])]] = part
     return flat
-
-
-def _simulated(index: DialogueIndex, modality: str, seed: int) -> np.ndarray:
-    dataset = index.source.dataset
-    if modality == "l" or dataset not in (MELD, IEMOCAP):
-        raise CorpusError(
-            f"{index.source}: {MODALITY_NAMES[modality]} features cannot be simulated for {dataset.name}, only audio and "
-            "visual ones of MELD and IEMOCAP: use `lfvd simulate`"
-        )
-    return synthetic_features(index.label, like="meld" if dataset is MELD else "iemocap", modality=modality, seed=seed)
-
-
-def _zero_bad_values(flat: np.ndarray, modality: str, index: DialogueIndex, options: ImportOptions) -> int:
-    """How many values are NaN or infinite; they are set to 0, or refused."""
-    bad = np.flatnonzero(~np.isfinite(flat).all(axis=1))
-    if bad.size and not options.nan_to_zero:
-        raise CorpusError(
-            f"{index.source}: {MODALITY_NAMES[modality]} features of {index.name(bad[0])} are NaN or infinite "
-            f"(and of {len(bad) - 1} more utterances), but must be finite: correct them, or say --nan-to-zero"
-        )
-    count = 0
-    for row in bad:
-        wrong = ~np.isfinite(flat[row])
-        flat[row, wrong] = 0.0
-        count += int(wrong.sum())
-    return count
-
-
-def _sentences(sources: Sequence[FeatureSource], index: DialogueIndex) -> pd.DataFrame:
-    source = next((s for s in sources if s.sentences), None)
-    rows: list[tuple[str, int, str]] = []
-    if source is not None:
-        for key, length in zip(index.ids, np.diff(index.offset), strict=True):
-            found = texts(source.sentences.get(key, ()), f"{source}: sentence of dialogue {key}")
-            if len(found) != length:
-                raise CorpusError(
-                    f"{source}: dialogue {key} has {len(found)} sentences, but {length} labels: one of each is needed"
-                )
-            rows += [(key, position, repaired(text)) for position, text in enumerate(found)]
-    return pd.DataFrame(rows, columns=["dialogue", "position", "sentence"])

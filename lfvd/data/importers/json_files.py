@@ -7,46 +7,51 @@ The file is read one dialogue at a time, and its features are kept as float32.
 
 from __future__ import annotations
 
-from itertools import pairwise
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lfvd.data.corpus import CorpusError
-from lfvd.data.importers.datasets import Dataset, dataset_of
-from lfvd.data.importers.pickles import json_items, load_pickle
-from lfvd.data.importers.source import FeatureSource, Values, kind
-from lfvd.data.importers.stand_ins import short_repr
+from lfvd.data.corpus import SPLITS, CorpusError, reason
+from lfvd.data.datasets import Dataset, dataset_of
+from lfvd.data.importers.pickles import load_pickle
+from lfvd.data.importers.source import SPLIT_NAMES, FeatureSource, Values, bad_value, vector
 
-_SPLITS = {"train": "train", "dev": "valid", "valid": "valid", "test": "test"}
+CHUNK = 2**20
+"""Characters that are read at a time."""
+MAX_DIALOGUE = 2**25
+"""Characters of the longest dialogue that is read, five times those of a published file's."""
 
 
 def json_source(files: tuple[Path, ...]) -> FeatureSource:
     """The files of the splits as one source. Raises CorpusError for what is broken, unknown or misshapen."""
-    files = tuple(sorted(files, key=lambda file: list(_SPLITS).index(_split(file))))
-    for one, two in pairwise(files):
-        if _SPLITS[_split(one)] == _SPLITS[_split(two)]:
-            raise CorpusError(f"{two}: is of the same split as {one.name}: name the files of one kind, not the folder")
-    vocabulary = files[0].parent / "label_vocab.pkl"
+    of_split: dict[str, Path] = {}
+    for file in files:
+        split = SPLIT_NAMES.get(_prefix(file), "")
+        if not split:
+            raise CorpusError(f"{file}: its name must begin with train_, dev_ or test_ to say its split: rename it")
+        if (other := of_split.setdefault(split, file)) is not file:
+            raise CorpusError(f"{file}: is of the same split as {other.name}: name the files of one kind, no folder")
+    folder = files[0].parent
+    vocabulary = folder / "label_vocab.pkl"
     names = _names(vocabulary) if vocabulary.is_file() else ()
     parts: dict[str, Values] = {name: {} for name in ("label", "speaker", "text", "l", "a", "v")}
     splits = {}
-    for file in files:
-        split = _split(file)
-        ids = []
+    for split in sorted(of_split, key=SPLITS.index):
+        file, ids = of_split[split], []
         for i, dialogue in enumerate(json_items(file)):
-            ids.append(f"{split}_{i}")
-            _add(parts, ids[-1], dialogue, where=f"{file}: dialogue {i}")
-        splits[_SPLITS[split]] = tuple(ids)
-    dataset, labels = _labels(parts["label"], names, files[0])
+            ids.append(f"{_prefix(file)}_{i}")
+            _add(parts, ids[-1], dialogue, names, where=f"{file}: dialogue {i}")
+        splits[split] = tuple(ids)
     modalities = [m for m in "lav" if parts[m]]
     return FeatureSource(
         layout="J" if len(modalities) > 1 else "J1",
-        why=f"JSON, `cls` of {len(modalities)} part{'s' * (len(modalities) > 1)}, labels by {vocabulary.name if names else 'name'}",
-        files=(*files, vocabulary) if names else files,
-        dataset=dataset,
-        labels=labels,
+        files=(*(of_split[split] for split in splits), *([vocabulary] if names else [])),
+        dataset=_dataset(parts["label"], names, folder),
+        labels=parts["label"],
         speakers=parts["speaker"],
         sentences=parts["text"],
         features={m: (parts[m],) for m in modalities},
@@ -55,98 +60,85 @@ def json_source(files: tuple[Path, ...]) -> FeatureSource:
     )
 
 
-def _split(file: Path) -> str:
-    split = file.name.split("_")[0].lower()
-    if split not in _SPLITS:
-        raise CorpusError(
-            f"{file}: its name must begin with train_, dev_ or test_, to say which split it is: rename it"
-        )
-    return split
+def _prefix(file: Path) -> str:
+    return file.name.split("_")[0].lower()
 
 
-def _add(parts: dict[str, Values], key: str, dialogue: Any, *, where: str) -> None:
+def json_items(file: Path) -> Iterator[Any]:
+    """The items of a JSON list, each decoded once it is read whole. Raises CorpusError where the file is something else."""
+    decoder, after = json.JSONDecoder(), re.compile(r"\s*([,\]])\s*")
+    try:
+        with file.open(encoding="utf-8") as opened:
+            text, place, end = opened.read(CHUNK).lstrip(), 0, None
+            if not text.startswith("["):
+                raise ValueError("it is no list")
+            text = text[1:].lstrip()
+            while end is None or end[1] == ",":
+                try:
+                    item, stop = decoder.raw_decode(text, place)
+                    end, problem = after.match(text, stop), ValueError("an item has no comma behind it")
+                except json.JSONDecodeError as error:
+                    end, problem = None, error
+                if end is not None:
+                    yield item
+                    place = end.end()
+                elif (more := opened.read(max(CHUNK, len(text)))) and len(text) - place < MAX_DIALOGUE:
+                    text, place = (text[place:] + more).lstrip(), 0
+                else:
+                    raise problem
+            if (text[place:] + opened.read(CHUNK)).strip():
+                raise ValueError("something stands behind the list")
+    except (ValueError, RecursionError) as error:
+        why = f"is cut off, damaged or not a JSON list of dialogues ({reason(error)}): fetch the file again"
+        raise CorpusError(f"{file}: {why}") from None
+
+
+def _add(parts: dict[str, Values], key: str, dialogue: Any, names: tuple[str, ...], *, where: str) -> None:
+    """Add the utterances of a dialogue to the values of each kind."""
     if not isinstance(dialogue, list) or not dialogue:
-        raise CorpusError(f"{where} is a {kind(dialogue)}, but must be a list of at least one utterance: export it so")
-    for values in parts.values():
-        values[key] = []
+        raise bad_value(where, dialogue, "be a list of utterances: export it so")
     for i, utterance in enumerate(dialogue):
+        here = f"{where}, utterance {i}"
         if not isinstance(utterance, dict) or not {"speaker", "cls"} <= utterance.keys():
-            raise CorpusError(f"{where}, utterance {i}: must have the keys `speaker` and `cls`: export it so")
-        parts["label"][key].append(utterance.get("label"))
-        parts["speaker"][key].append(utterance["speaker"])
-        parts["text"][key].append(utterance.get("text", ""))
-        for modality, vector in zip("lav", _vectors(utterance["cls"], f"{where}, utterance {i}"), strict=False):
-            parts[modality][key].append(vector)
-    for modality in "lav":
-        if not parts[modality][key]:
-            del parts[modality][key]
-
-
-def _vectors(cls: Any, where: str) -> list[np.ndarray]:
-    """`cls` as vectors of text, and of audio and visual where there."""
-    if not isinstance(cls, list) or not cls:
-        raise CorpusError(
-            f"{where}: `cls` is a {kind(cls)}, but must be a list of numbers or of three lists: export it so"
-        )
-    vectors = cls if isinstance(cls[0], list) else [cls]
-    for vector in vectors:
-        if len(vectors) > 3 or not isinstance(vector, list) or not set(map(type, vector)) <= {int, float}:
-            raise CorpusError(f"{where}: `cls` must be a list of numbers, or of up to three such lists: export it so")
-    with np.errstate(over="ignore"):
-        try:
-            return [np.array(vector, np.float64).astype(np.float32) for vector in vectors]
-        except OverflowError:
-            raise CorpusError(f"{where}: `cls` holds a number too large for a feature: correct it") from None
+            raise bad_value(here, utterance, "have the keys `speaker` and `cls`: export it so")
+        cls = utterance["cls"]
+        given = cls if isinstance(cls, list) and cls and isinstance(cls[0], list) else [cls]
+        if len(given) > 3:
+            raise bad_value(f"{here}: `cls`", cls, "have at most three parts, text, audio and visual: export it so")
+        with np.errstate(over="ignore"):
+            vectors = {m: vector(v, f"{here}, `cls`").astype(np.float32) for m, v in zip("lav", given, strict=False)}
+        label = _label_name(utterance.get("label"), names, here)
+        values = {"label": label, "speaker": utterance["speaker"], "text": utterance.get("text", ""), **vectors}
+        for name, value in values.items():
+            parts[name].setdefault(key, []).append(value)
 
 
 def _names(vocabulary: Path) -> tuple[str, ...]:
     """Label names in the order of their numbers."""
     value = load_pickle(vocabulary)
     names = value.get("itos") if isinstance(value, dict) else None
-    if isinstance(names, dict):
-        names = [names.get(i) for i in range(len(names))]
     if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
-        raise CorpusError(
-            f"{vocabulary}: has no list of label names `itos`, but must have one: use the one made with the data"
-        )
+        raise bad_value(f"{vocabulary}: `itos`", names, "be the list of label names: use the file made with the data")
     return tuple(names)
 
 
-def _labels(given: Values, names: tuple[str, ...], file: Path) -> tuple[Dataset, Values]:
-    """Labels as names → the data set they are of, and numbers in its order."""
-    named = {
-        key: [_name(label, names, f"{file.parent}: dialogue {key}, utterance {i}") for i, label in enumerate(labels)]
-        for key, labels in given.items()
-    }
-    used = {name for labels in named.values() for name in labels if name is not None}
-    if not used:
-        raise CorpusError(f"{file}: no utterance has a label, but some must: use the published file")
-    dataset = dataset_of(used, names)
-    if dataset is None:
-        if names and (unknown := sorted(used - set(names))):
-            raise CorpusError(
-                f"{file.parent}: the label {short_repr(unknown[0])} is not in label_vocab.pkl, but must be: correct one of them"
-            )
-        classes = tuple(name for name in (names or sorted(used)) if name in used)
-        dataset = Dataset(name=file.parent.name or "own", classes=classes, spellings={}, length_bins=())
-    number: dict[str | None, Any] = {None: -1}
-    for i, name in enumerate(dataset.classes):
-        number.setdefault(name, i)
-    number |= {name: dataset.label(name) for name in used if dataset.spellings}
-    return dataset, {key: [number[name] for name in labels] for key, labels in named.items()}
-
-
-def _name(label: Any, names: tuple[str, ...], where: str) -> str | None:
+def _label_name(label: Any, names: tuple[str, ...], where: str) -> str | None:
+    """A label by name, None for none."""
     if label is None or label in ("", -1):
         return None
     if isinstance(label, str):
         return label
-    if not names:
-        raise CorpusError(
-            f"{where}: the label is a number, but there is no label_vocab.pkl beside the file: put it there"
-        )
     if type(label) is not int or not 0 <= label < len(names):
-        raise CorpusError(
-            f"{where}: the label is {short_repr(label)}, but label_vocab.pkl has {len(names)} names: correct it"
-        )
+        rule = f"be a name or one of the {len(names)} numbers of label_vocab.pkl beside the file: correct one of them"
+        raise bad_value(f"{where}: the label", label, rule)
     return names[label]
+
+
+def _dataset(labels: Values, names: tuple[str, ...], folder: Path) -> Dataset:
+    """The data set that the labels are of; else one of their own, in the order of the vocabulary or the alphabet."""
+    used = {label for of in labels.values() for label in of if label is not None}
+    if not used:
+        raise CorpusError(f"{folder}: no utterance has a label, but some must: use the published files")
+    known = names or tuple(sorted(used))
+    own = tuple(name for name in known if name in used or not used <= set(known))
+    return dataset_of(used, names) or Dataset(name=folder.name or "own", classes=own)

@@ -1,9 +1,9 @@
-"""Pickles and JSON lists from strangers, read by a child process with limits that can make nothing but plain data.
+"""Pickles from strangers, read by a child process with limits that can make nothing but plain data.
 
 `load_pickle("IEMOCAP_features.pkl")`
 
-The child (lfvd.data.importers.child) calls nothing that a file names. It may use memory, time and disk in proportion to the size
-of the file. Its output is a temporary file that is mapped here: arrays are views of it, and no pickle comes back.
+The child (lfvd.data.child) calls nothing that a file names. It may use memory, time and disk in proportion to the size of the
+file. Its output is a temporary file that is mapped here: arrays are views of it, and no pickle comes back.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import mmap
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from lfvd.data.corpus import CorpusError
-from lfvd.data.importers import child
+from lfvd.data import child
 from lfvd.files import InputError
 
 MEMORY, SECONDS, OUTPUT = (2**28, 6.0), (10, 2**-23), (2**26, 4.0)
@@ -38,36 +36,23 @@ def load_pickle(path: str | Path) -> Any:
     read-only views of a mapped temporary file; `drop_pages` frees their memory. Raises UnsafePickleError for a file that
     names code, is broken or exceeds the limits, OSError where it cannot be read.
     """
-    return next(_values("pickle", Path(path), UnsafePickleError))
+    with Path(path).open("rb") as file, tempfile.TemporaryFile() as output:
+        if problem := convert(file, output):
+            raise UnsafePickleError(f"{path}: {problem}")
+        content = mmap.mmap(output.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        return _next_value(content)
+    except ValueError as error:  # numpy's own limits
+        text = f"{path}: announces an array that cannot be ({error}): fetch the file again"
+        raise UnsafePickleError(text) from None
 
 
-def json_items(path: Path) -> Iterator[Any]:
-    """The items of a JSON list, one by one. Raises CorpusError where the file is something else or broken."""
-    return _values("json", path, CorpusError)
-
-
-def _values(kind: str, path: Path, error: type[InputError]) -> Iterator[Any]:
-    with path.open("rb") as file, tempfile.TemporaryFile() as output:
-        problem = convert(kind, file, output)
-        if problem:
-            raise error(f"{path}: {problem}")
-        size = output.seek(0, 2)
-        content = mmap.mmap(output.fileno(), size, access=mmap.ACCESS_READ) if size else None
-    while content is not None and content.tell() < size:
-        try:
-            value = _next_value(content)
-        except ValueError as problem:  # numpy's own limits
-            raise error(f"{path}: announces an array that cannot be ({problem}): fetch the file again") from None
-        yield value
-
-
-def convert(kind: str, file: IO[bytes], output: IO[bytes]) -> str | None:
+def convert(file: IO[bytes], output: IO[bytes]) -> str | None:
     """Let the child write what `file` holds to `output`; returns what is wrong with the file, or None."""
     size = file.seek(0, 2)
     file.seek(0)
     memory, seconds, most = (int(first + each * size) for first, each in (MEMORY, SECONDS, OUTPUT))
-    options = ["-I", "-S"] if kind == "pickle" else ["-P"]  # ijson is an installed package
-    argv = [sys.executable, *options, child.__file__, kind, *map(str, (memory, seconds, most))]
+    argv = [sys.executable, "-I", "-S", "-c", child.START, child.ROOT, *map(str, (memory, seconds, most))]
     killed = f"takes more than {seconds} s or {memory >> 20} MB, which no feature file does: fetch the file again"
     try:
         done = subprocess.run(argv, stdin=file, stdout=output, stderr=subprocess.PIPE, timeout=60 + 20 * seconds)

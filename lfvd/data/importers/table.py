@@ -1,12 +1,16 @@
-"""The plain way in: a table of utterances (CSV or parquet), with features as one `.npy` or `.npz` a modality in its order of rows.
+"""Utterances as rows: a table of the user's own (CSV or parquet), and the folder of MELD's published transcripts.
 
-Columns `dialogue`, `speaker`, `label` and `split` (train, valid or dev, test); where there, `position` (a number that rises within
-the dialogue) and `text`. A label is a class name or a number; an empty one or -1 is none. Features: see lfvd.data.importers.arrays.
+`lfvd import ../shared/meld --language ../shared/meld/minilm.npz --audio simulated --out data/meld.safetensors`
+
+Columns of a table: `dialogue`, `speaker`, `label` and `split` (train, valid or dev, test); where there, `position` (a number
+that rises within the dialogue) and `text`. A label is a class name or a number; an empty one or -1 is none. Features stand in
+one `.npy` or `.npz` a modality, in the order of the rows: lfvd.data.importers.arrays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,76 +19,113 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lfvd.data.corpus import CorpusError
-from lfvd.data.importers.datasets import Dataset, dataset_of
-from lfvd.data.importers.source import FeatureSource
+from lfvd.data.corpus import SPLITS, CorpusError, reason
+from lfvd.data.datasets import MELD, Dataset, dataset_of
+from lfvd.data.importers.source import SPLIT_NAMES, FeatureSource, Values
 
 COLUMNS = ("dialogue", "speaker", "label", "split")
+MELD_SPLITS = {"train": 0, "dev": 1039, "test": 1153}
+"""MELD's names of the splits → the first dialogue's number in the numbering across splits (0 to 1432, without 60)."""
+MELD_COLUMNS = {"dialogue": "Dialogue_ID", "position": "Utterance_ID", "speaker": "Speaker", "label": "Emotion"}
+MELD_COLUMNS |= {"text": "Utterance"}
+"""Name of a column here → in MELD's CSVs."""
 _CELLS = 4_000_000
 _SMALL = 64 * 2**20
 _MAX_RATIO = 16  # sentences pack 3 to 1
 _BATCH = 256  # rows
-_SPLITS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "test": "test"}
 
 
-def table_source(file: Path, classes: Sequence[str] = ()) -> tuple[FeatureSource, np.ndarray]:
-    """A table, and for each row of it in order of dialogue and position, which row of the file it was: [N].
+def table_source(file: Path, classes: Sequence[str] = ()) -> FeatureSource:
+    """A table, its utterances in order of dialogue and position.
 
     `classes` names the classes in the order of the labels; without it they are the names in the table: MELD's or IEMOCAP's in
     their order, where it is all of them, others in order of the alphabet. Raises CorpusError naming the row.
     """
-    table = read_table(file, COLUMNS)
-    for column in ("dialogue", "speaker"):
-        refuse_row(table[column] == "", table[column], file, "must not be empty: fill it in")
-    split = table["split"].str.lower().map(_SPLITS)
-    refuse_row(split.isna(), table["split"], file, "must be train, valid (or dev) or test: correct it")
-    number = table.groupby("dialogue", sort=False).ngroup()
+    rows = read_table(file, COLUMNS)
+    dataset, labels = _labels(rows["label"], Dataset(name=file.stem, classes=tuple(classes)))
+    return _source(rows, {}, labels, layout="table", files=(file,), dataset=dataset)
+
+
+def meld_source(folder: Path) -> FeatureSource:
+    """The three CSVs of MELD. Raises CorpusError naming file and row."""
+    rows = meld_rows(folder)
+    dataset, labels = _labels(rows["Emotion"], MELD)
+    files = tuple(_meld_file(folder, split) for split in MELD_SPLITS)
+    return _source(rows, MELD_COLUMNS, labels, layout="MELD CSV", files=files, folder=folder, dataset=dataset)
+
+
+def meld_rows(folder: Path) -> pd.DataFrame:
+    """MELD's utterances with its own columns and `split`, dialogues in the numbering across splits. Raises CorpusError."""
+    parts = []
+    for split, first in MELD_SPLITS.items():
+        rows = read_table(_meld_file(folder, split), tuple(MELD_COLUMNS.values()), text="Utterance")
+        dialogue = rows["Dialogue_ID"]
+        refuse_row(~dialogue.str.fullmatch("[0-9]{1,4}"), dialogue, "must be a whole number: correct it")
+        parts.append(rows.assign(Dialogue_ID=(dialogue.astype(int) + first).astype(str), split=split))
+    return pd.concat(parts)
+
+
+def _meld_file(folder: Path, split: str) -> Path:
+    return folder / f"{split}_sent_emo.csv"
+
+
+def _source(rows: pd.DataFrame, names: Mapping[str, str], labels: pd.Series, **described: Any) -> FeatureSource:
+    """Rows and the numbers of their labels as a source. `names`: what the file calls a column, where it is another name."""
+    there = {name: rows[own] for name in (*COLUMNS, "position", "text") if (own := names.get(name, name)) in rows}
+    dialogue = there["dialogue"]
+    for column in (dialogue, there["speaker"]):
+        refuse_row(column == "", column, "must not be empty: fill it in")
+    split = there["split"].str.lower().map(SPLIT_NAMES)
+    refuse_row(split.isna(), there["split"], "must be train, valid (or dev) or test: correct it")
+    number = dialogue.groupby(dialogue, sort=False).ngroup()
     other = split != split.groupby(number).transform("first")
     rule = "the dialogue began in another split, and must lie in one: correct it"
-    refuse_row(other, table["split"], file, rule, table["dialogue"])
-    order = np.lexsort((_positions(table, file, number), number))
-    dataset, labels = _labels(table["label"], classes, file)
-    rows = table.assign(label=labels, split=split).iloc[order]
-    return source_of_rows(
-        rows, layout="table", why=f"columns {', '.join(COLUMNS)}", files=(file,), dataset=dataset
-    ), order
+    refuse_row(other, there["split"], rule, dialogue)
+    position = there.get("position", pd.Series(np.arange(len(rows)), rows.index))
+    place = pd.to_numeric(position, errors="coerce")
+    refuse_row(~np.isfinite(place), position, "must be a number: correct it")
+    twice = pd.DataFrame({"dialogue": number, "position": place}).duplicated()
+    refuse_row(twice, position, "must stand once in a dialogue: correct it", dialogue)
+    order = np.lexsort((place, number))
+    starts = np.flatnonzero(np.diff(number.to_numpy()[order], prepend=-1))
+    keys, own_split = ([str(key) for key in column.iloc[order].iloc[starts]] for column in (dialogue, split))
 
+    def by_dialogue(column: pd.Series) -> Values:
+        return dict(zip(keys, np.split(column.to_numpy()[order], starts[1:]), strict=True))
 
-def source_of_rows(rows: pd.DataFrame, **described: Any) -> FeatureSource:
-    """Utterances in order of dialogue and position as a source; `label` holds numbers, `split` train, valid or test."""
-    keys = rows["dialogue"].to_numpy()
-    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
-    spans = {str(keys[a]): slice(a, b) for a, b in zip(starts, np.append(starts[1:], len(keys)), strict=True)}
-    values = {name: rows[name].tolist() for name in ("label", "speaker", "split", "text") if name in rows}
-    by_dialogue = {name: {key: items[span] for key, span in spans.items()} for name, items in values.items()}
-    splits = {s: tuple(k for k, own in by_dialogue["split"].items() if own[0] == s) for s in ("train", "valid", "test")}
+    splits = {s: tuple(key for key, own in zip(keys, own_split, strict=True) if own == s) for s in SPLITS}
     return FeatureSource(
-        labels=by_dialogue["label"],
-        speakers=by_dialogue["speaker"],
-        sentences=by_dialogue.get("text", {}),
+        labels=by_dialogue(labels),
+        speakers=by_dialogue(there["speaker"]),
+        sentences=by_dialogue(there["text"]) if "text" in there else {},
         splits={s: ids for s, ids in splits.items() if ids},
+        order=order,
         ordered=True,
         **described,
     )
 
 
 def read_table(file: Path, columns: Sequence[str], *, text: str = "text") -> pd.DataFrame:
-    """A table as text, stripped but for the column of sentences. Raises CorpusError, also where a column is missing."""
+    """A table as text, stripped but for the column of sentences; its index says file and row.
+
+    Raises CorpusError, also where a column is missing.
+    """
     try:
         if file.suffix == ".parquet":
             raw = read_parquet(file)
         else:  # na_filter would turn an utterance such as "None" into a missing value
             raw = pd.read_csv(file, dtype=str, na_filter=False, encoding="utf-8-sig")
     except FileNotFoundError:
-        raise CorpusError(f"{file}: there is no such file: check the path") from None
-    except (OSError, ValueError, TypeError, OverflowError, pd.errors.ParserError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CorpusError(f"{file}: is not a table in CSV (UTF-8) or parquet ({reason}): write it anew") from None
+        raise CorpusError(f"{file}: there is no such file: name a table, or a folder of MELD's three CSVs") from None
+    except (OSError, ValueError, TypeError, OverflowError) as error:  # pandas' errors of parsing are ValueErrors
+        text = f"is not a table in CSV (UTF-8) or parquet ({reason(error)}): write it anew"
+        raise CorpusError(f"{file}: {text}") from None
     for column in columns:
         if column not in raw:
             raise CorpusError(f"{file}: there is no column `{column}`, but it must have {', '.join(columns)}: add it")
     if raw.empty:
         raise CorpusError(f"{file}: has no rows, but must have at least one: fill it")
+    raw.index = pd.Index([f"{file}, row {i}" for i in range(1, len(raw) + 1)])
     return raw.apply(lambda column: column.str.strip() if column.name != text else column)
 
 
@@ -114,47 +155,29 @@ def read_parquet(file: Path) -> pd.DataFrame:
     return raw.astype(object).where(raw.notna(), "").astype(str)
 
 
-def _positions(table: pd.DataFrame, file: Path, number: pd.Series) -> np.ndarray:
-    """Positions within dialogues, the order of rows where there is no column."""
-    if "position" not in table:
-        return np.arange(len(table))
-    position = pd.to_numeric(table["position"], errors="coerce")
-    refuse_row(~np.isfinite(position), table["position"], file, "must be a number: correct it")
-    twice = pd.DataFrame({"dialogue": number, "position": position}).duplicated()
-    refuse_row(twice, table["position"], file, "must stand once in a dialogue: correct it", table["dialogue"])
-    numbers: np.ndarray = position.to_numpy(np.float64)
-    return numbers
-
-
-def _labels(column: pd.Series, classes: Sequence[str], file: Path) -> tuple[Dataset, list[int]]:
-    given = column.where(column != "-1", "")
-    names = sorted(set(given) - {""}, key=lambda name: (int(name) if _is_number(name) else -1, name))
+def _labels(column: pd.Series, given: Dataset) -> tuple[Dataset, pd.Series]:
+    """The data set that the labels are of, and their numbers, -1 for none. `given`: without classes where none are known."""
+    text = column.where(column != "-1", "")
+    names = sorted(set(text) - {""}, key=lambda name: (int(name) if _is_number(name) else -1, name))
     if not names:
-        raise CorpusError(f"{file}: no row has a `label`, but some must: fill it in")
-    dataset = None if classes else dataset_of(names)
-    if dataset is None:
-        dataset = Dataset(name=file.stem, classes=tuple(classes or names), spellings={}, length_bins=())
-    place = {name: i for i, name in reversed(list(enumerate(dataset.classes)))}
-    number: dict[str, Any] = {name: dataset.label(name) if dataset.spellings else _index(name, place) for name in names}
-    known = ", ".join(dataset.classes)
-    refuse_row(given.map(lambda n: n != "" and number[n] is None), column, file, f"must be one of {known}: correct it")
-    return dataset, [-1 if name == "" else number[name] for name in given]
-
-
-def _index(name: str, place: Mapping[str, int]) -> int | None:
-    """A class by name, or by number where no class is called so."""
-    if name in place:
-        return place[name]
-    return int(name) if _is_number(name) and int(name) < len(place) else None
+        raise CorpusError(f"{column.index[0]}: no row has a `{column.name}`, but some must: fill it in")
+    dataset = given if given.classes else dataset_of(names) or replace(given, classes=tuple(names))
+    number: dict[str, int | None] = {name: dataset.label(name) for name in names} | {"": -1}
+    for name in names if given.classes else ():  # by number, where no class is called so
+        if number[name] is None and _is_number(name) and int(name) < len(dataset.classes):
+            number[name] = int(name)
+    labels = text.map(number)
+    refuse_row(labels.isna(), column, f"must be one of {', '.join(dataset.classes)}: correct it")
+    return dataset, labels.astype(int)
 
 
 def _is_number(name: str) -> bool:
     return name.isdecimal() and len(name) < 9
 
 
-def refuse_row(bad: pd.Series, column: pd.Series, file: Path, rule: str, dialogue: pd.Series | None = None) -> None:
+def refuse_row(bad: pd.Series, column: pd.Series, rule: str, dialogue: pd.Series | None = None) -> None:
     """Raise CorpusError for the first row in which `bad` is true."""
     if bad.any():
         row = int(bad.to_numpy().argmax())
         of = "" if dialogue is None else f" (dialogue {dialogue.iloc[row]})"
-        raise CorpusError(f"{file}, row {row + 1}{of}: `{column.name}` is {column.iloc[row]!r}, but {rule}")
+        raise CorpusError(f"{column.index[row]}{of}: `{column.name}` is {column.iloc[row]!r}, but {rule}")

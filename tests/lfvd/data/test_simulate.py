@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 from lfvd.data.corpus import SPLITS, Corpus, CorpusError
+from lfvd.data.datasets import IEMOCAP
 from lfvd.data.simulate import STATISTICS, simulate, synthetic_features
 from tests.helpers import ROOT
 
@@ -67,12 +68,12 @@ PUBLISHED = {
 @pytest.mark.parametrize("seed", [0, 1])
 def test_counts_are_the_published_ones(like, seed):
     corpus = simulate(like, seed=seed, widths={"v": 1})
-    assert corpus.problems() == []
+    corpus.check("corpus")
     for split, (dialogues, total) in zip(SPLITS, PUBLISHED[like], strict=True):
         assert len(corpus.indices(split)) == dialogues
         assert total in (None, utterances(corpus, split).sum())
     assert len(corpus.label) == {"meld": 13708, "iemocap": 7433}[like]
-    *learned, tested = [np.array(classes) for _, classes in STATISTICS[like].blocks]
+    *learned, tested = [np.array(classes) for _, classes in STATISTICS[like].dataset.published.values()]
     np.testing.assert_array_equal(np.bincount(corpus.label[utterances(corpus, "test")]), tested)
     np.testing.assert_array_equal(np.bincount(corpus.label[~utterances(corpus, "test")]), sum(learned))
 
@@ -181,7 +182,7 @@ def test_widths_do_not_touch_the_dialogues():
 @given(like=st.sampled_from(LIKES), seed=st.integers(0, 2**32), dialogues=st.integers(3, 60))
 def test_any_size_is_a_whole_corpus(like, seed, dialogues):
     corpus = simulate(like, seed=seed, dialogues=dialogues, widths={"v": 2})
-    assert corpus.problems() == []
+    corpus.check("corpus")
     assert len(corpus.split) == dialogues
     counts = [len(corpus.indices(split)) for split in SPLITS]
     assert min(counts) >= 1
@@ -215,7 +216,7 @@ def test_full_size_takes_seconds():
 def test_stand_in_shows_the_labels():
     """Rows of one class share a mean, unlabelled rows have none, and every feature has a variance of about one."""
     label = np.repeat([0, 1, -1], 4000)
-    x = synthetic_features(label, like="iemocap", modality="l", seed=0, width=40)
+    x = synthetic_features(label, IEMOCAP, modality="l", seed=0, width=40)
     assert x.dtype == np.float32
     mean = [np.linalg.norm(x[label == c].mean(axis=0)) for c in (0, 1, -1)]
     assert min(mean[:2]) > 2 * mean[2]
@@ -223,16 +224,12 @@ def test_stand_in_shows_the_labels():
 
 
 BAD = {
-    "like": ({"like": "mosei"}, "the value of `like` is mosei, but must be one of meld, iemocap: name one of these"),
     "seed": ({"seed": -2}, "the value of `seed` is -2, but must be at least 0: try 2"),
     "dialogues": ({"dialogues": 2}, "the value of `dialogues` is 2, but must be at least 3, one a split: try 30"),
-    "width": ({"widths": {"a": 0}}, "the width of audio is 0, but must be at least 1: try 32"),
-    "modality": ({"widths": {"x": 3}}, "the modality is x, but must be one of l, a, v: name one of these"),
-    "no modality": ({"widths": {}}, "`widths` names no modality, but must name at least one of l, a, v: add one"),
 }
 
 
 @pytest.mark.parametrize(("values", "text"), BAD.values(), ids=BAD.keys())
 def test_bad_values(values, text):
     with pytest.raises(CorpusError, match=f"^{re.escape(text)}$"):
-        simulate(**{"like": "meld", "seed": 0, "dialogues": 5, **values})
+        simulate("meld", **{"seed": 0, "dialogues": 5, **values})

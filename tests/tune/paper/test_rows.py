@@ -71,7 +71,7 @@ def test_every_published_row_is_there(dataset):
 
 
 def test_published_classes_are_those_of_the_corpora():
-    from lfvd.data.importers import MELD_CLASSES
+    from lfvd.data.datasets import MELD_CLASSES
     from lfvd.data.simulate import simulate
 
     for dataset in ("meld", "iemocap"):

@@ -21,9 +21,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lfvd.data.importers import child, pickles, stand_ins
+from lfvd.data import child, stand_ins
+from lfvd.data.importers import pickles
 from lfvd.data.importers.pickles import UnsafePickleError, load_pickle
 from tests.helpers import hostile
+from tests.helpers.hostile import Call
 from tests.helpers.jail import convert_here
 from tests.helpers.layouts import DUMPS
 
@@ -134,8 +136,8 @@ def test_child_is_killed_at_its_limits(tmp_path, monkeypatch):
     with pytest.raises(UnsafePickleError, match="takes more than 0 s or 313 MB, which no feature file does: fetch the"):
         load_pickle(tmp_path / "x.pkl")
     monkeypatch.setattr(pickles, "SECONDS", (10, 0.0))
-    monkeypatch.setattr(pickles, "MEMORY", (2**24, 1.0))
-    with pytest.raises(UnsafePickleError, match=r"takes far more memory than its size|takes more than 10 s or 25 MB"):
+    monkeypatch.setattr(pickles, "MEMORY", (2**24, 0.0))
+    with pytest.raises(UnsafePickleError, match=r"takes far more memory than its size|takes more than 10 s or 16 MB"):
         load_pickle(tmp_path / "x.pkl")
     monkeypatch.setattr(pickles, "MEMORY", (2**28, 1.0))
     monkeypatch.setattr(pickles, "OUTPUT", (2**20, 0.0))
@@ -146,7 +148,7 @@ def test_child_is_killed_at_its_limits(tmp_path, monkeypatch):
 def test_limits_that_a_shell_has_set_are_kept(tmp_path):
     """A process may not raise its hard limits."""
     (tmp_path / "x.pkl").write_bytes(pickle.dumps([1.5]))
-    argv = f"{sys.executable} -I -S {child.__file__} pickle {2**32} 99 {2**40}"
+    argv = f"{sys.executable} -I -S -c '{child.START}' {child.ROOT} {2**32} 99 {2**40}"
     done = subprocess.run(["bash", "-c", f"ulimit -t 5 -f 1000; {argv} < x.pkl"], cwd=tmp_path, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
 
@@ -172,9 +174,9 @@ def test_large_files_are_refused_where_memory_is_not_limited(tmp_path, monkeypat
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(["a" * 1000]))
     monkeypatch.setattr(child, "MAX_UNLIMITED", 1000)
     with (tmp_path / "x.pkl").open("rb") as file:
-        problem = child.convert("pickle", file, io.BytesIO(), limited=False)
+        problem = child.convert(file, io.BytesIO(), limited=False)
         assert re.match(r"has 10\d\d bytes, but this platform cannot limit the memory of a process, so that", problem)
-        assert child.convert("pickle", file, io.BytesIO()) is None
+        assert child.convert(file, io.BytesIO()) is None
 
 
 def test_a_full_temporary_folder_is_no_fault_of_the_file(tmp_path):
@@ -184,7 +186,7 @@ def test_a_full_temporary_folder_is_no_fault_of_the_file(tmp_path):
 
     (tmp_path / "x.pkl").write_bytes(pickle.dumps([1.5]))
     with (tmp_path / "x.pkl").open("rb") as file:
-        problem = child.convert("pickle", file, Full())
+        problem = child.convert(file, Full())
     assert problem.startswith("cannot be copied to the temporary folder (No space left on device)")
 
 
@@ -202,26 +204,15 @@ def test_an_array_that_numpy_does_not_make(tmp_path, monkeypatch):
     """Nothing of it is read, but numpy has limits of its own."""
     shape = [0, *[10**6] * 5]
     line = json.dumps(["array", 0, "<f4", shape, [4] * 6]).encode() + b"\n"
-    monkeypatch.setattr(pickles, "convert", lambda kind, file, output: output.write(line) and None)
+    monkeypatch.setattr(pickles, "convert", lambda file, output: output.write(line) and output.flush())
     (tmp_path / "x.pkl").touch()
     with pytest.raises(UnsafePickleError, match=r"x\.pkl: announces an array that cannot be \("):
         load_pickle(tmp_path / "x.pkl")
 
 
-class Call:
-    """Pickles as the call of something."""
-
-    def __init__(self, called, *args):
-        self.reduced = called, args
-
-    def __reduce__(self):
-        return self.reduced
-
-
 REFUSED = {
     "call": (Call(os.system, "touch ran"), "posix.system"),
-    "class": (Call, "test_pickles.Call"),
-    "fraction": (Fraction(1, 2), "fractions.Fraction"),
+    "class": (Fraction, "fractions.Fraction"),
     "complex": (1j, "builtins.complex"),
     "numpy": (Call(np.load, "evil.npy"), "numpy.load"),
     "bfloat16": (torch.zeros(2, dtype=torch.bfloat16), "torch.BFloat16Storage"),
@@ -239,15 +230,6 @@ def test_refused_by_name(value, name, tmp_path, monkeypatch, read):
     assert [f.name for f in tmp_path.iterdir()] == ["file"]
 
 
-def test_refusal_is_one_sentence(read, tmp_path):
-    with pytest.raises(UnsafePickleError) as caught:
-        read(hostile.INNER)
-    assert str(caught.value) == (
-        f"{tmp_path}/file: names os.system, which is code and not plain data, so it is not opened: "
-        "have its maker write arrays, lists, dicts, text and numbers only"
-    )
-
-
 def test_depth(read):
     deep: list = []
     for _ in range(60):
@@ -262,21 +244,6 @@ def test_every_cut_is_an_error(protocol, read):
     for end in range(len(content)):
         with pytest.raises(UnsafePickleError):
             read(content[:end])
-
-
-def test_announced_shape_beyond_the_data(read):
-    content = pickle.dumps(np.arange(3, dtype=np.int8), protocol=2)
-    for shape in (b"J\xff\xff\xff\x7f\x85", b"K\x04\x85"):
-        changed = content.replace(b"K\x03\x85", shape)
-        assert changed != content
-        text = r"announces an array of shape \(\d+,\) of i1 \(\d+ bytes\) where it has 3 bytes: fetch the file again"
-        with pytest.raises(UnsafePickleError, match=text):
-            read(changed)
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        load_pickle(tmp_path / "none.pkl")
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -1,8 +1,7 @@
 """Stand-ins for all that a pickle of plain data names: containers, numpy arrays, torch tensors.
 
 `Unpickler` is Python's own with a `find_class` that returns nothing else. The stand-ins describe arrays and never import numpy
-or torch; they check each announced size against the bytes that are there. The standard library alone is used, and
-nothing of this package, as lfvd.data.importers.child runs without it.
+or torch; they check each announced size against the bytes that are there.
 """
 
 from __future__ import annotations
@@ -43,36 +42,24 @@ class Name:
 
 
 def no_plain_data(name: str) -> Refused:
-    printable = (name if re.fullmatch(r"[\w. ]+", name) else ascii(name))[:200]
     rule = "which is code and not plain data, so it is not opened"
-    return Refused(f"names {printable}, {rule}: have its maker write arrays, lists, dicts, text and numbers only")
+    return Refused(f"names {name[:200]}, {rule}: have its maker write arrays, lists, dicts, text and numbers only")
 
 
 def short_repr(value: Any) -> str:
     """A value in an error. Containers by kind alone: a few hundred bytes can stand for a terabyte of text."""
     if isinstance(value, str | bytes):
         return ascii(value[:60])
-    return repr(value)[:60] if value is None or isinstance(value, int | float) else f"a {type(value).__name__}"
+    if value is None or isinstance(value, int | float):
+        return repr(value)[:60]
+    shape = f" of shape {value.shape}" if hasattr(value, "shape") else ""
+    return f"a {type(value).__name__}{shape}"
 
 
-class Encoded:
-    """Text that stands for bytes, as protocols 0 to 2 write them; encoded only in the output, so that memory holds it once."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-
-def new_bytes(data: Any = b"", encoding: Any = "latin1") -> Any:
-    if encoding not in ("latin1", "latin-1") or not isinstance(data, str | bytes | bytearray | Encoded):
+def as_bytes(data: Any = b"", encoding: Any = "latin1") -> bytes:
+    """Bytes, which Python 2 and protocols 0 to 2 write as text."""
+    if encoding not in ("latin1", "latin-1") or not isinstance(data, str | bytes | bytearray):
         raise ValueError(f"bytes are written as {short_repr(encoding)} and not as latin1")
-    return Encoded(data) if isinstance(data, str) else data
-
-
-def raw_bytes(data: Any) -> bytes:
-    """The bytes of an array; Python 2 wrote them as text."""
-    data = data.text if isinstance(data, Encoded) else data
-    if not isinstance(data, str | bytes | bytearray):
-        raise ValueError(f"the data of an array are a {type(data).__name__}")
     return data.encode("latin1") if isinstance(data, str) else bytes(data)
 
 
@@ -121,15 +108,14 @@ class Array:
         """Set the content once the announced size is found to be the size of `data`; `axes` where numpy 2 exchanged them."""
         if not isinstance(dtype, Dtype) or order not in ("C", "F", "K"):
             raise ValueError("an array does not go on as numpy writes it")
-        shape, need = sizes(shape), math.prod(sizes(shape)) * dtype.size
-        there = len(data.text if isinstance(data, Encoded) else data)
-        if need != there or dtype.code == "O" or max(shape, default=0) > max(need, MAX_LENGTH):
+        need = math.prod(sizes(shape)) * dtype.size
+        if need != len(data) or dtype.code == "O" or max(shape, default=0) > max(need, MAX_LENGTH):
             raise Refused(
-                f"announces an array of shape {shape} of {dtype.code} ({need} bytes) where it has {there} bytes: "
+                f"announces an array of shape {shape} of {dtype.code} ({need} bytes) where it has {len(data)} bytes: "
                 "fetch the file again"
             )
         if dtype.code[0] == "U":
-            dtype.text(raw_bytes(data))  # numpy would make broken texts of what is none
+            dtype.text(as_bytes(data))  # numpy would make broken texts of what is none
         self.dtype, self.data, self.shape = dtype, data, shape
         self.strides = dense(shape[::-1], dtype.size)[::-1] if order == "F" else dense(shape, dtype.size)
         if axes is not None:
@@ -150,7 +136,7 @@ def dense(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
 
 def scalar(dtype: Any, data: Any = b"") -> Any:
     """A numpy number or text as Python's own."""
-    raw = raw_bytes(Array().fill(data, dtype, ()).data)
+    raw = as_bytes(Array().fill(data, dtype, ()).data)
     if dtype.code[0] in "SU":
         return raw.rstrip(b"\0") if dtype.code[0] == "S" else dtype.text(raw).rstrip("\0")
     return struct.unpack(dtype.order + _FORMATS[dtype.code], raw)[0]
@@ -158,7 +144,7 @@ def scalar(dtype: Any, data: Any = b"") -> Any:
 
 def storage(data: Any) -> Array:
     """A storage of torch: pickles of a number, a version, the system, the type and the key, then size and data."""
-    file = io.BytesIO(raw_bytes(data))
+    file = io.BytesIO(as_bytes(data))
     magic, version, _, dtype, keys = (Unpickler(file).load() for _ in range(5))
     if (magic, version) != (0x1950A86A20F9469CFC6C, 1001) or len(keys) != 1:
         raise ValueError("the storage of a tensor is not written as torch writes it")
@@ -177,7 +163,7 @@ def tensor(source: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Array:
         raise Refused(f"announces a tensor of shape {shape} in a storage of {there} numbers: fetch the file again")
     made = Array()
     made.dtype, made.shape, made.strides = source.dtype, shape, tuple(size * step for step in steps)
-    made.data = raw_bytes(source.data)[offset * size : end * size] if count else b""
+    made.data = as_bytes(source.data)[offset * size : end * size] if count else b""
     return made
 
 
@@ -186,7 +172,7 @@ _STORAGES |= {"Char": "i1", "Byte": "u1", "Bool": "b1"}
 NAMES: dict[str, Callable[..., Any] | None] = {
     "numpy.ndarray": None,
     "numpy.dtype": Dtype,
-    "_codecs.encode": new_bytes,
+    "_codecs.encode": as_bytes,
     "collections.OrderedDict": dict,
     "collections.defaultdict": lambda *_: {},  # its items are set afterwards
     "torch._utils._rebuild_tensor_v2": tensor,
@@ -201,7 +187,7 @@ for _core in ("core", "_core"):
 for _builtins in ("builtins", "__builtin__"):
     NAMES |= {f"{_builtins}.{name}": None for name in ("list", "dict", "int", "float")}
     NAMES |= {f"{_builtins}.{name}": set for name in ("set", "frozenset")}
-    NAMES |= {f"{_builtins}.{name}": new_bytes for name in ("bytes", "bytearray")}
+    NAMES |= {f"{_builtins}.{name}": as_bytes for name in ("bytes", "bytearray")}
 
 
 class Unpickler(pickle.Unpickler):
