@@ -1,30 +1,39 @@
-"""Importance of each searched value: Optuna's PED-ANOVA, beside the level that shuffled scores reach by chance."""
+"""Importance of each searched value: how much of the scores' ranks it explains, beside what shuffled scores show.
+
+TPE and GP turn to where scores are good: over time all values drift and scores rise, and so go together without a cause. Values
+and scores are therefore compared, and scores shuffled, only among trials drawn at random and within blocks of later ones.
+results/LOG.md has how often a key that matters is shown, and one that does not.
+"""
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.trial import TrialState, create_trial
 
+from tune.parameter import Parameter
+from tune.plan import SamplerPlan
+from tune.search.trials import ranked
 from tune.study.study import Study
 
-if TYPE_CHECKING:
-    from optuna.importance import PedAnovaImportanceEvaluator
-
-SHUFFLES = 100
+SHUFFLES = 500
 """Random permutations of the scores from which the level of chance is estimated."""
 
 FEWEST = 20
 """Trials below which no importance is computed."""
 
+BLOCK = 5
+"""Successive trials after the random ones that are compared with each other."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """A parameter's share of the importance of all, in 0..1."""
+    """How much of the variation of the scores' ranks a parameter explains, alone, in 0..1."""
 
     key: str
     share: float
@@ -38,7 +47,7 @@ class Importance:
 
 
 def finished_search(study: Study) -> optuna.Study:
-    """The search in memory under its own trial numbers, for Optuna's plots and importances, which leave stopped trials out.
+    """The search in memory under its own trial numbers, for Optuna's plots, which leave stopped trials out.
 
     Each trial that did not fail is complete with the best validation W-F1 that it reached, in percent.
     """
@@ -55,36 +64,54 @@ def finished_search(study: Study) -> optuna.Study:
 
 def importances(study: Study, *, seed: int = 0) -> list[Importance]:
     """Of all searched keys with more than one value, greatest first; none where the trials are too few."""
-    search = finished_search(study)
-    scores = {
-        trial.number: trial.value or 0.0 for trial in search.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    }
-    if len(scores) < FEWEST:
+    trials = sorted(ranked(study), key=lambda trial: trial.number)
+    if len(trials) < FEWEST:
         return []
-    values, rng = np.array(list(scores.values()), float), np.random.default_rng(seed)
-    found = _importances(search, scores)
-    shuffled = [_importances(search, dict(zip(scores, rng.permutation(values), strict=True))) for _ in range(SHUFFLES)]
-    total = sum(found.values()) or 1.0
-    return [
-        Importance(key=key, share=share / total, chance=float(np.quantile([s[key] for s in shuffled], 0.95)) / total)
-        for key, share in found.items()
-    ]
+    scores = np.array([max(trial.intermediate_values.values()) for trial in trials])
+    ranks = np.unique(scores, return_inverse=True)[1].astype(float)
+    blocks = _blocks(study.plan.sampler, np.array([trial.number for trial in trials]))
+    shuffled = _shuffle(ranks, blocks, np.random.default_rng(seed))
+    found = []
+    for key, parameter in study.plan.space.items():
+        if not parameter.distribution.single():
+            terms = _terms(parameter, [trial.params[key] for trial in trials])
+            shares = _explained(_deviations(terms, blocks), shuffled)
+            found.append(Importance(key=key, share=float(shares[0]), chance=float(np.quantile(shares[1:], 0.95))))
+    return sorted(found, key=lambda each: each.share, reverse=True)
 
 
-def _importances(search: optuna.Study, scores: dict[int, float]) -> dict[str, float]:
-    """Importances, not normalized, for other scores of the trials."""
-    from optuna.importance import get_param_importances  # half a second, which `status` has no use for
-
-    with warnings.catch_warnings():
-        # That `normalize` is experimental, and that a target is minimised: hence the minus.
-        warnings.simplefilter("ignore")
-        return get_param_importances(
-            search, evaluator=evaluator(), normalize=False, target=lambda trial: -scores[trial.number]
-        )
+def _blocks(sampler: SamplerPlan, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each trial's block: one of all trials whose values were drawn without regard to scores, then BLOCK by BLOCK."""
+    if sampler.kind in ("random", "qmc"):
+        return np.zeros_like(numbers)
+    return np.maximum(0, 1 + (numbers - sampler.startup_trials) // BLOCK)
 
 
-def evaluator() -> PedAnovaImportanceEvaluator:
-    """Better half of the trials against the rest; Optuna's default, the best tenth, is too few trials of a search."""
-    from optuna.importance import PedAnovaImportanceEvaluator
+def _shuffle(ranks: NDArray[np.float64], blocks: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Deviations of the ranks from their blocks' means, then SHUFFLES permutations within blocks: [trial, 1 + shuffle]."""
+    own = _deviations(ranks[:, None], blocks)
+    order = np.argsort(blocks[:, None] + rng.uniform(size=(len(ranks), SHUFFLES)), axis=0)
+    return np.concatenate([own, own[:, 0][order]], axis=1)
 
-    return PedAnovaImportanceEvaluator(target_quantile=0.5)
+
+def _terms(parameter: Parameter, values: Sequence[Any]) -> NDArray[np.float64]:
+    """What the ranks are fitted by: a number and its square, or a column for each choice."""
+    if parameter.choices:
+        return np.array([[value == choice for choice in parameter.choices] for value in values], float)
+    numbers = np.log(np.array(values, float)) if parameter.log else np.array(values, float)
+    numbers = (numbers - numbers.mean()) / (np.ptp(numbers) or 1.0)
+    return np.stack([numbers, numbers**2], axis=1)
+
+
+def _explained(terms: NDArray[np.float64], ranks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of each column's squares that a least-squares fit by the terms takes away."""
+    basis, size, _ = np.linalg.svd(terms, full_matrices=False)
+    fitted = ((basis[:, size > 1e-9].T @ ranks) ** 2).sum(axis=0)
+    share: NDArray[np.float64] = fitted / ((ranks[:, 0] ** 2).sum() or 1.0)
+    return share
+
+
+def _deviations(columns: NDArray[np.float64], blocks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Columns minus the means of their blocks, which stand in rising order."""
+    _, starts, sizes = np.unique(blocks, return_index=True, return_counts=True)
+    return columns - np.repeat(np.add.reduceat(columns, starts, axis=0) / sizes[:, None], sizes, axis=0)

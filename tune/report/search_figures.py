@@ -184,7 +184,7 @@ def importance_bars(found: Sequence[Importance]) -> go.Figure | None:
         return None
     shown = list(reversed(found))  # the greatest on top
     keys = [each.key for each in shown]
-    figure = empty_figure(90 + 34 * len(keys), x="share of the importance (%)")
+    figure = empty_figure(90 + 34 * len(keys), x="explained of the scores' ranks (%)")
     figure.add_bar(
         x=[100 * each.share for each in shown],
         y=keys,
