@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -12,7 +14,7 @@ from tests.helpers import ROOT
 from tests.helpers.fake_workers import suggest
 from tests.helpers.plans import PLAN, make_plan
 from tune.plan import MAX_SEED, SamplerPlan
-from tune.search.samplers import training_seed
+from tune.search.samplers import sampler_for, training_seed
 from tune.study.study import Study
 
 
@@ -90,11 +92,54 @@ def test_tpe_suggests_what_optunas_own_does(make_study, monkeypatch):
     space = {**PLAN["space"], "model.dropout": {"choices": [dropout]}, "loss.temperature": {"low": 0.05, "high": 1.0}}
     ours, optunas = make_study("ours", space=space), make_study("optunas", space=space)
     grow(ours, 16)
-    monkeypatch.delattr("tune.search.samplers._TPE.infer_relative_search_space")
+    monkeypatch.delattr("tune.search.samplers._PlanSpace.infer_relative_search_space")
     grow(optunas, 16)
     assert values(ours) == values(optunas)
     assert {v["model.dropout"] for v in values(ours)} == {dropout}
     assert len({v["optim.lr"] for v in values(ours)}) == 16
+
+
+def test_tpes_settings_are_optunas_defaults():
+    """They are written out, so that another version of Optuna does not change a study; today they change nothing."""
+    ours, optunas = vars(sampler_for(make_plan(), 7)), vars(optuna.samplers.TPESampler(n_startup_trials=4))
+    names = ("_n_startup_trials", "_n_ei_candidates", "_group", "_constant_liar", "_parzen_estimator_parameters")
+    assert [ours[name] for name in names] == [optunas[name] for name in names]
+    assert optuna.samplers.TPESampler()._is_multivariate(optuna.create_study()) is ours["_multivariate"] is True
+
+
+def test_qmc_gives_each_trial_its_own_point(make_study):
+    """Also while every trial fails, which Optuna's own counts as none; one after the other the points are Optuna's."""
+    plan = {"sampler": {"kind": "qmc", "startup_trials": 3, "seed": 5}}
+    failing, ending, at_once = (make_study(name, **plan) for name in ("failing", "ending", "at_once"))
+    for study in (failing, ending, at_once):
+        study.optuna.enqueue_trial(study.plan.baseline)
+    for _ in range(9):
+        failing.optuna.tell(suggest(failing), state=TrialState.FAIL)
+        ending.optuna.tell(suggest(ending), 0.5)
+        suggest(at_once)
+    assert values(failing) == values(ending) == values(at_once)
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        sampler = optuna.samplers.QMCSampler(seed=5, scramble=True, warn_independent_sampling=False)
+    own = optuna.create_study(sampler=sampler)
+    own.enqueue_trial(ending.plan.baseline)
+    for _ in range(9):
+        own.tell(own.ask({key: each.distribution for key, each in ending.plan.space.items()}), 0.5)
+    assert values(ending) == [trial.params for trial in own.trials]
+    assert len({json.dumps(v) for v in values(failing)}) == 9
+
+
+def test_gp_learns_from_stopped_trials(make_study):
+    """All trials stopped: its model, not chance, chooses near the best of them; by the best value, not the last."""
+    study = make_study(trials=40, sampler={"kind": "gp", "startup_trials": 6, "seed": 1})
+    for _ in range(14):
+        trial = suggest(study)
+        value = 0.6 - 0.1 * abs(math.log10(trial.params["optim.lr"] / 1e-2))
+        for epoch, reached in enumerate((value, value / 2), start=1):
+            trial.report(reached, epoch)
+        study.optuna.tell(trial, state=TrialState.PRUNED)
+    chosen = [abs(math.log10(each["optim.lr"] / 1e-2)) for each in values(study)]
+    assert sum(distance < 0.3 for distance in chosen[7:]) >= 5
+    assert all("gp:relative_params:0" in trial.system_attrs for trial in study.optuna.trials[7:])
 
 
 def test_training_seeds():
