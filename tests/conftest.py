@@ -85,7 +85,7 @@ def address() -> Iterator[str]:
 def connected(address: str, request: pytest.FixtureRequest) -> Iterator[None]:
     """This process as a driver of that cluster; its environment as it was, afterwards."""
     from tune.execution import ray_cluster
-    from tune.plan import ResourcesPlan
+    from tune.sections import ResourcesPlan
 
     before = dict(os.environ)
     this = request.module

@@ -28,7 +28,7 @@ FLOORS = {
         "__init__ __main__",
     ),
     "tune": (
-        "parameter statistics published formatting",
+        "parameter statistics published formatting sections",
         "plan",
         "study",
         "search",

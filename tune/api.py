@@ -31,7 +31,7 @@ class StudyResult:
     best: Config | None
     """The winner's config with its own length and device; None until the confirmation has ended."""
     ranking: pd.DataFrame
-    """Confirmed configs, the best first: `trial`, `mean` and `std` of validation W-F1 in 0..1, `seeds`, searched values."""
+    """Confirmed configs, the best first: `trial`, `mean` and `std` of validation W-F1 in 0..1 over `runs` folds or seeds, values."""
     trials: pd.DataFrame
     """All trials of the search: `trial`, `state`, `value` (best validation W-F1 in 0..1), `epochs`, searched values."""
     statement: list[str]
@@ -94,7 +94,7 @@ def _result(study: Study) -> StudyResult:
             "trial": each.trial,
             "mean": each.wf1,
             "std": each.std["val/wf1"],
-            "seeds": each.seeds,
+            "runs": len(each.units),
             **study.params_of(each.trial),
         }
         for each in ranking(study)
@@ -103,7 +103,7 @@ def _result(study: Study) -> StudyResult:
     return StudyResult(
         folder=study.folder,
         best=Config.from_yaml(best) if summary.order and best.is_file() else None,
-        ranking=pd.DataFrame(finalists, columns=["trial", "mean", "std", "seeds", *values]),
+        ranking=pd.DataFrame(finalists, columns=["trial", "mean", "std", "runs", *values]),
         trials=pd.DataFrame(trials, columns=["trial", "state", "value", "epochs", *values]),
         statement=list(draw_conclusions(study, summary).sentences),
     )

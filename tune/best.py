@@ -6,6 +6,7 @@ Each evaluation of the test split is logged in test_looks.jsonl. The predictions
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -20,8 +21,8 @@ from lfvd.training.environment import configure_precision, pick_device, run_info
 from lfvd.training.evaluation import Evaluation, evaluate
 from lfvd.training.plots import confusion
 from tune.analysis.conclusions import draw_conclusions
-from tune.analysis.summary import summarize
-from tune.search.confirmation import Confirmed, final_ranking
+from tune.analysis.summary import StudySummary, summarize
+from tune.search.confirmation import Confirmed, averages, final_ranking
 from tune.statistics import Difference, Resampled, mean_std
 from tune.study.predictions import Predictions
 from tune.study.study import BASELINE, Study
@@ -70,9 +71,8 @@ def _predict(study: Study, corpus: Corpus, trial: int, split: str) -> list[Evalu
 
 def write_best(study: Study, corpus: Corpus) -> Path:
     """Write the winner as `best.yaml`, the Config that `lfvd train` reads, with `provenance:`. Evaluates test if there is one."""
-    order = final_ranking(study)
-    winner = order[0].trial
-    compared = [winner, *(c.trial for c in order[1:] if c.trial == BASELINE)]
+    winner, confirmed = final_ranking(study)[0].trial, averages(study)
+    compared = [winner, *(n for n in confirmed if n == BASELINE != winner)]
     for trial in compared:
         _predict(study, corpus, trial, "valid")
     tests = evaluate_test(study, corpus, compared) if len(corpus.indices("test")) else {}
@@ -87,18 +87,19 @@ def write_best(study: Study, corpus: Corpus) -> Path:
 
 def _provenance(study: Study, tests: dict[int, SeedScores]) -> dict[str, Any]:
     summary = summarize(study)
-    winner, conclusions = summary.order[0], draw_conclusions(study, summary)
-    baseline = next((c for c in summary.order if c.trial == BASELINE), None)
+    first, conclusions = summary.order[0], draw_conclusions(study, summary)
+    winner, baseline = summary.averages[first.trial], summary.averages.get(BASELINE)
     return {
         "study": study.name,
         "trial": winner.trial,
         "values": study.params_of(winner.trial),
         "statement": list(conclusions.sentences),
         "warnings": list(conclusions.warnings),
-        "noise": summary.variance.summary() if summary.variance else None,
+        "spread": summary.spread.summary() if summary.spread else None,
         "against_baseline": {"validation": _rounded(summary.validation), "test": _rounded(summary.test)},
         "search_score": summary.search_score and _percent(summary.search_score),
-        "seeds": list(winner.seeds),
+        **({"folds": _folds(summary)} if study.folds else {}),
+        "seeds": list(winner.units),
         "winner": _figures(winner, tests),
         "baseline": _figures(baseline, tests) if baseline else None,
         "data": {
@@ -111,12 +112,24 @@ def _provenance(study: Study, tests: dict[int, SeedScores]) -> dict[str, Any]:
     }
 
 
+def _folds(summary: StudySummary) -> dict[str, Any]:
+    """Validation W-F1 of the compared trials over their folds, the best first."""
+    return {
+        f"trial {each.trial}": {
+            "mean": _percent(each.wf1),
+            "std": _percent(each.std["val/wf1"]),
+            "folds": len(each.units),
+        }
+        for each in summary.order
+    }
+
+
 def _rounded(found: Difference | Resampled | None) -> dict[str, float] | None:
     """Percent points and p values; None where nothing was compared."""
     if found is None:
         return None
     points = {name: _percent(getattr(found, name)) for name in ("mean", "low", "high")}
-    exact = {"exact_p": round(found.exact, 5)} if isinstance(found, Difference) else {}
+    exact = {"exact_p": round(found.exact, 5)} if isinstance(found, Difference) and not math.isnan(found.exact) else {}
     return {**points, "p": round(found.p, 5), **exact}
 
 

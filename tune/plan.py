@@ -7,27 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, WithJsonSchema, model_validator
 from pydantic.dataclasses import dataclass
 
 from lfvd.config import Config, ConfigError, config_keys
 from lfvd.files import InputError, read_yaml
-from lfvd.schema import CHECKED, NUMBER, Switch, Whole, as_number, replace_old_keys, require, sentences
+from lfvd.schema import CHECKED, Whole, replace_old_keys, require, sentences
 from tune.parameter import Parameter, parse_space, space_schema
+from tune.sections import AUTO, FULL, BudgetPlan, ConfirmPlan, ResourcesPlan, SamplerPlan, SchedulerPlan
 
 _INSTALLED = Path(__file__).parent / "shipped" / "search_spaces"
 SHIPPED = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "search_spaces"
 """Folder of the shipped plans: inside the package where it comes from a wheel, else the checkout's."""
-
-MAX_SEED = 2**31 - 1
-
-AUTO = "auto"
 
 OLD_KEYS = {"scheduler.audit": None, "confirm.max_seeds": None}
 """Key of an older version → today's key; None: it has no effect any more."""
@@ -43,101 +38,6 @@ SECTIONS = ("sampler", "scheduler", "resources", "budget", "confirm")
 
 class PlanError(InputError):
     """A plan that cannot be run; the text lists every problem with its key, value, rule and remedy."""
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKED)
-class SamplerPlan:
-    kind: Literal["tpe", "random", "gp", "qmc"] = "tpe"
-    """Optuna's sampler."""
-    startup_trials: Annotated[Whole, Field(ge=0, le=100_000)] = 10
-    """Random trials before tpe or gp begin to learn."""
-    seed: Annotated[Whole, Field(ge=0, le=MAX_SEED)] = 0
-    """Seed of the sampler; trial seeds derive from it and the trial's number."""
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKED)
-class SchedulerPlan:
-    kind: Literal["asha", "none"] = "asha"
-    """asha stops trials at rungs; none runs each to the end."""
-    grace_epochs: Annotated[Whole, Field(ge=1, le=100_000)] = 3
-    """Epochs before the first rung."""
-    reduction: Annotated[Whole, Field(ge=2, le=100)] = 3
-    """At each rung about one trial in this many goes on; rungs lie at grace_epochs times its powers."""
-    max_epochs: Annotated[Whole, Field(ge=1, le=100_000)] = 80
-    """Epochs of a full trial, and of every confirmation run."""
-
-
-def _as_gpus(value: Any) -> float:
-    """GPUs of a trial; `auto` is 0 until a timed epoch decides it. Raises ValueError for a share that none can have."""
-    gpus = 0.0 if value == AUTO else as_number(value)
-    if 0 < gpus < 0.01:
-        raise ValueError("a share of a GPU must be at least 0.01: try 0.25")
-    if 1 < gpus < 64 and gpus != int(gpus):
-        raise ValueError(f"must be a share of one GPU or a whole number: try {int(gpus)}")
-    return gpus
-
-
-def _seconds(text: Any) -> float:
-    """`90m` → 5400.0; 0 for anything that is not a duration."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", str(text).strip())
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0.0
-
-
-_OR_AUTO: dict[str, Any] = {"type": ["number", "string"], "pattern": f"^{AUTO}$"}
-_CONCURRENT = require(lambda v: v == AUTO or (type(v) is int and v >= 1), "must be auto or a whole number, at least 1")
-_DURATION = require(lambda v: _seconds(v) > 0, "must be a number above 0 with s, m, h or d, such as 90m")
-_PATTERN = Field(json_schema_extra={"pattern": r"^[0-9]+(\.[0-9]+)?\s*[smhd]$"})
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKED)
-class ResourcesPlan:
-    cpu: Annotated[Whole, Field(ge=1, le=1024)] = 1
-    """CPU cores a trial; also its torch threads."""
-    gpu: Annotated[float, Field(ge=0, le=64, json_schema_extra=_OR_AUTO), BeforeValidator(_as_gpus)] = 0.0
-    """GPUs a trial; a fraction shares one; auto: as many trials share one as fit (SearchPlan.auto_gpu)."""
-    max_concurrent: Annotated[int | str, _CONCURRENT, WithJsonSchema({**_OR_AUTO, "minimum": 1})] = AUTO
-    """Trials at a time; auto: as many as the cluster holds. A number above that makes an autoscaling cluster grow."""
-    epoch_timeout: Annotated[str, _DURATION, _PATTERN] = "30m"
-    """A trial whose epoch takes longer counts as hung: its worker is ended, and it continues on another."""
-
-    @property
-    def epoch_seconds(self) -> float:
-        """The longest epoch in seconds."""
-        return _seconds(self.epoch_timeout)
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKED)
-class BudgetPlan:
-    wall: Annotated[str, _DURATION, _PATTERN] = ""
-    """Time limit of the search, such as 90m or 8h; left out: none. Confirmation comes after it."""
-    gpu_hours: Annotated[float, Field(ge=0, le=1e9), NUMBER] = 0.0
-    """GPU-hours of the search (trial seconds x gpu share / 3600); 0: no limit."""
-
-    @property
-    def wall_seconds(self) -> float:
-        """The time limit in seconds; inf without one."""
-        return _seconds(self.wall) or math.inf
-
-
-def _are_seeds(value: Any) -> bool:
-    whole = isinstance(value, list | tuple) and value and all(type(s) is int and 0 <= s <= MAX_SEED for s in value)
-    return bool(whole) and len(set(value)) == len(value)
-
-
-_DISTINCT = Field(min_length=1, json_schema_extra={"uniqueItems": True})
-_SEEDS = require(_are_seeds, "must be a list of different whole numbers, at least 0")
-
-
-@dataclass(frozen=True, kw_only=True, config=CHECKED)
-class ConfirmPlan:
-    finalists: Annotated[Whole, Field(ge=1, le=1000)] = 8
-    """Best trials that are trained again on fresh seeds, besides the baseline. A race over 8 takes about the runs of 4 without."""
-    seeds: Annotated[tuple[int, ...], _DISTINCT, _SEEDS] = (0, 1, 2, 3, 4)
-    """Fresh training seeds of the confirmation; all averages of record are over these."""
-    race: Switch = True
-    """Drop a finalist before its last seed where it is significantly worse than the leader."""
-    baseline: Literal["first", "last"] = "last"
-    """Train the baseline on `seeds` before the search, or after it."""
 
 
 def _set_schema(schema: dict[str, Any]) -> None:
@@ -212,15 +112,21 @@ class SearchPlan(PlanFile):
         values = replace_old_keys(values, OLD_KEYS, source)
         given = {"base": None, "trials": None, "space": {}} | values
         given = {k: v for k, v in given.items() if v is not None or k not in ("set", *SECTIONS)}
-        file, base, problems = None, config, list[str]()
+        file, base, problems, of_base = None, config, list[str](), list[str]()
+        try:
+            base = config or _base_config(given["base"], given.get("set"), folder)
+        except InputError as error:
+            of_base.append(str(error))
+        confirm = given.get("confirm")
+        if base and isinstance(confirm, Mapping) and confirm.get("baseline_epochs") == FULL:
+            # From here on a number, which a study's frozen plan keeps.
+            own = {"confirm": {**confirm, "baseline_epochs": base.run.epochs}}
+            values, given = {**values, **own}, {**given, **own}
         try:
             file = TypeAdapter(PlanFile).validate_python(given)
         except ValidationError as error:
             problems += sentences(error, PlanFile)
-        try:
-            base = config or _base_config(given["base"], given.get("set"), folder)
-        except InputError as error:
-            problems.append(str(error))
+        problems += of_base
         if file and base and not problems:
             device = "auto" if file.resources.gpu or _is_auto_gpu(values) else "cpu"
             fixed = dict(zip(FIXED, (file.scheduler.max_epochs, file.resources.cpu, device), strict=True))
@@ -249,6 +155,11 @@ class SearchPlan(PlanFile):
         flat = self.config.flat()
         # A list such as data.modalities stands among choices as text "l,a,v": Optuna's choices are scalars.
         return {key: ",".join(flat[key]) if isinstance(flat[key], list) else flat[key] for key in self.space}
+
+    @property
+    def baseline_epochs(self) -> int:
+        """Epochs of the baseline's runs after the search."""
+        return int(self.confirm.baseline_epochs) or self.scheduler.max_epochs
 
     def extended(self, *, trials: int | None, wall: str | None, gpu_hours: float | None) -> SearchPlan:
         """The plan with other limits where they are given. Raises PlanError for impossible ones."""

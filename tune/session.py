@@ -19,6 +19,7 @@ from types import FrameType
 import optuna
 from rich.console import Console
 
+from lfvd.data import folds
 from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from lfvd.training.environment import run_info
@@ -29,7 +30,8 @@ from tune.plan import SearchPlan
 from tune.preflight import costs, doctor
 from tune.preflight.result import CheckResult
 from tune.report.report import write_report
-from tune.search.confirmation import ConfirmJobs, final_ranking, finalists
+from tune.search.confirmation import ConfirmJobs, compared, final_ranking, finalists
+from tune.search.stages import SEARCH_DEAL, averaging
 from tune.search.trials import FAILURE, SearchJobs
 from tune.study import checkpoints
 from tune.study.lock import Requests
@@ -77,8 +79,15 @@ class Interrupt:
 
 
 def open_corpus(path: str | Path, plan: SearchPlan) -> Corpus:
-    """The corpus, checked completely, and checked to fit every config that the plan may try. Raises CorpusError."""
-    corpus = Corpus.load(path)
+    """The corpus, checked completely, and checked to fit every config that the plan may try. Raises CorpusError.
+
+    Where a corpus has no valid split and the plan has folds, one of them takes its place.
+    """
+    corpus, wanted = Corpus.load(path), plan.confirm.folds
+    if wanted:
+        folds.count_folds(corpus, wanted)
+        if not len(corpus.indices("valid")):
+            corpus = folds.divide(corpus, wanted, deal=SEARCH_DEAL, fold=0)
     subsets = plan.space["data.modalities"].choices if "data.modalities" in plan.space else ()
     for config in (plan.config, *(plan.config.with_values({"data.modalities": subset}) for subset in subsets)):
         check_fit(config, corpus)
@@ -106,6 +115,8 @@ def started_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with lock_study(folder, console):
         info = run_info(plan.config.run.device) | ({"storage": checkpoints.parse(storage)} if storage else {})
+        if plan.confirm.folds:
+            info["folds"] = folds.count_folds(corpus, plan.confirm.folds)
         yield Study.start(folder, plan, DataSource.of(corpus, data), info), corpus
 
 
@@ -135,15 +146,20 @@ def run_session(
 def _confirm(study: Study, without_test: Corpus, console: Console, interrupt: Interrupt) -> None:
     if not finalists(study):
         reasons = [t.user_attrs[FAILURE] for t in study.trials if FAILURE in t.user_attrs]
-        raise NothingUsable(f"{study.folder}: no trial came to a result; the first error: {(reasons or ['none'])[0]}")
+        first = f"the first error: {reasons[0]}" if reasons else "none ended, or all have the base's own values"
+        raise NothingUsable(f"{study.folder}: no trial beside the baseline came to a result; {first}")
     jobs = ConfirmJobs(study, interrupt)
     run_confirmation(jobs, without_test, console)
+    order = compared(study)
+    if order and study.folds and not interrupt():
+        jobs = ConfirmJobs(study, interrupt, [order[0].trial, BASELINE], averaging(study))
+        run_confirmation(jobs, without_test, console)
     if not interrupt() and not final_ranking(study):
-        raise NothingUsable(f"{study.folder}: no finalist came through all seeds; the first error: {jobs.errors[0]}")
+        raise NothingUsable(f"{study.folder}: no candidate could be confirmed: {'; '.join(jobs.errors)}")
 
 
 def run_confirmation(jobs: ConfirmJobs, without_test: Corpus, console: Console) -> None:
-    """Run the missing runs of a confirmation, and warn of each that failed."""
+    """Run the missing runs of a stage, and warn of each that failed."""
     _run_displayed(jobs, ConfirmView(jobs), without_test, console)
     for error in jobs.errors:
         warn(console, f"a {jobs.study.kind} is left out: {error}")

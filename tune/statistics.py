@@ -6,7 +6,6 @@ widened (Bonferroni).
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,24 +61,34 @@ class Resampled:
     """Two-sided: twice the share of draws on the other side of zero."""
 
 
-def mean_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95) -> Interval:
-    """Mean of independent runs with its t interval."""
+def mean_interval(values: Sequence[float] | np.ndarray, *, overlap: float = 0.0, level: float = 0.95) -> Interval:
+    """Mean of runs with its t interval; overlap: as in `paired`, 0 for independent runs."""
     sample = np.asarray(values, float)
     mean, n = float(sample.mean()), len(sample)
-    half = float(-stdtrit(n - 1, (1 - level) / 2) * sample.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    error = float(sample.std(ddof=1)) * math.sqrt(1 / n + overlap) if n > 1 else math.nan
+    half = -float(stdtrit(n - 1, (1 - level) / 2)) * error
     return Interval(mean=mean, low=mean - half, high=mean + half)
 
 
 def paired(
-    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, *, among: int = 1, level: float = 0.95
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    *,
+    among: int = 1,
+    overlap: float = 0.0,
+    level: float = 0.95,
 ) -> Difference:
-    """a − b of two configs over the same seeds in the same order [n]; ValueError with fewer than two pairs."""
+    """a − b of two configs over the same seeds or folds in the same order [n]; ValueError with fewer than two pairs.
+
+    overlap: over folds the size of one by that of the others, for the corrected resampled t test of Nadeau and Bengio (2003,
+    "Inference for the Generalization Error"); the exact test, which needs independent pairs, is left out then.
+    """
     difference = np.asarray(a, float) - np.asarray(b, float)
     n = len(difference)
     if n < 2:
-        raise ValueError(f"a paired difference needs at least 2 seeds, not {n}")
-    interval = mean_interval(difference, level=1 - (1 - level) / among)
-    error = float(difference.std(ddof=1)) / math.sqrt(n)
+        raise ValueError(f"a paired difference needs at least 2 runs of each, not {n}")
+    interval = mean_interval(difference, overlap=overlap, level=1 - (1 - level) / among)
+    error = float(difference.std(ddof=1)) * math.sqrt(1 / n + overlap)
     p = 2 * float(stdtr(n - 1, -abs(interval.mean) / error)) if error else float(interval.mean == 0)
     return Difference(
         n=n,
@@ -87,7 +96,7 @@ def paired(
         low=interval.low,
         high=interval.high,
         p=min(1.0, among * p),
-        exact=min(1.0, among * _sign_flips(difference)) if n <= MOST_FLIPS else math.nan,
+        exact=min(1.0, among * _sign_flips(difference)) if n <= MOST_FLIPS and not overlap else math.nan,
     )
 
 
@@ -100,35 +109,25 @@ def _sign_flips(difference: np.ndarray) -> float:
     return float(np.mean(np.abs(sums) >= abs(sums[0]) - rounding))
 
 
-def smallest_difference(deviation: float, n: int, *, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Smallest true difference of two configs that a two-sided paired t test over n seeds finds with this power.
+def smallest_difference(
+    deviation: float, n: int, *, among: int = 1, overlap: float = 0.0, power: float = 0.8, alpha: float = 0.05
+) -> float:
+    """Smallest true difference of two configs that `paired` over n seeds or folds finds significant with this power.
 
     deviation: of either config's runs, independent of the other's, so √2 times it for a difference. inf where n < 2.
     """
     if n < 2:
         return math.inf
     most = 1.0
-    while _power(most, n, alpha) < power:
+    while _power(most, n, alpha / among) < power:
         most *= 2
-    effect = optimize.brentq(lambda size: _power(size, n, alpha) - power, 0.0, most, xtol=1e-12)
-    return float(effect) * math.sqrt(2) * deviation
+    shift = optimize.brentq(lambda size: _power(size, n, alpha / among) - power, 0.0, most, xtol=1e-12)
+    return float(shift) * math.sqrt(1 / n + overlap) * math.sqrt(2) * deviation
 
 
-def seeds_needed(
-    gap: float, deviation: float, *, power: float = 0.8, alpha: float = 0.05, most: int = 1000
-) -> int | None:
-    """Fewest seeds with which that test finds a true difference `gap`; None: more than `most`, or a deviation of nan."""
-    if math.isnan(deviation) or not gap:
-        return None
-    # An effect of 100 deviations is found with two seeds at any usual level; more only overflows.
-    effect = min(100.0, abs(gap) / (math.sqrt(2) * deviation)) if deviation else 100.0
-    n = 2 + bisect.bisect_left(range(2, most + 1), power, key=lambda n: _power(effect, n, alpha))
-    return n if n <= most else None
-
-
-def _power(effect: float, n: int, alpha: float) -> float:
-    """Power of a two-sided one-sample t test (noncentral t); effect in standard deviations of the sample."""
-    critical, shift = -stdtrit(n - 1, alpha / 2), effect * math.sqrt(n)
+def _power(shift: float, n: int, alpha: float) -> float:
+    """Power of a two-sided one-sample t test of n values (noncentral t); shift: the true mean in standard errors."""
+    critical = -stdtrit(n - 1, alpha / 2)
     # A significant difference of the wrong sign: below 1e-8 beyond a shift of 5, where scipy begins to give up (nan).
     wrong = nctdtr(n - 1, shift, -critical) if shift < 5 else 0.0
     return float(1 - nctdtr(n - 1, shift, critical) + wrong)

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from curves import CONFIGS, EPOCHS, REPETITIONS, SHARE, group, incumbent, plan
 
-from tune.plan import SchedulerPlan
 from tune.search.asha import Rungs
 from tune.search.samplers import sampler_for
+from tune.sections import SchedulerPlan
 
 BUDGET = CONFIGS * EPOCHS
 ORDERS = 300

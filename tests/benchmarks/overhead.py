@@ -13,8 +13,8 @@ from turns import RUNS, median, seconds
 from lfvd.config import Config
 from lfvd.data.corpus import Corpus, CorpusInfo
 from tune.execution import ray_cluster, ray_jobs
-from tune.plan import ResourcesPlan
 from tune.search.job import Job, Result
+from tune.sections import ResourcesPlan
 
 JOBS, SLOTS = 50, 2
 

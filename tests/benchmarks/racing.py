@@ -17,7 +17,7 @@ from tune.search.racing import Race, run_race
 BASELINE = 0
 """The first trial, as in a search."""
 
-LEVELS = (0.01, 0.05, 0.1, 0.15, racing.RACE_ALPHA, 0.25, 0.3, 0.4, 0.5)
+LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Of the race's test."""
 
 FINALISTS, SPREADS = (2, 3, 4, 6, 8, 12), (0.25, 0.75, 1.5, 3.0, 6.0)
@@ -74,14 +74,12 @@ def draw_many(world: World, count: int, seed: int) -> list[Search]:
 def confirmed(world: World, search: Search, *, racing: bool) -> Race:
     """The end of a confirmation: it looks only at what it would have run by then."""
     seeds = range(world.seeds)
-    return run_race(search.scores, search.finalists, seeds=seeds, baseline=BASELINE, racing=racing)
+    return run_race(search.scores, search.finalists, units=seeds, baseline=BASELINE, racing=racing)
 
 
 def runs_of(world: World, ended: Race) -> int:
-    """Runs that a confirmation took; the baseline takes all seeds even where it was dropped."""
-    return world.seeds * len(ended.alive) + sum(
-        world.seeds if drop.trial == BASELINE else drop.seeds for drop in ended.dropped
-    )
+    """Runs that a confirmation took."""
+    return world.seeds * len(ended.alive) + sum(drop.units for drop in ended.dropped)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +105,9 @@ def outcome(searches: list[Search], chosen: list[int], runs: list[int]) -> Outco
 def by_confirmation(world: World, searches: list[Search], *, racing: bool) -> Outcome:
     """Choose by the race, or by all seeds."""
     ends = [confirmed(world, search, racing=racing) for search in searches]
-    return outcome(searches, [end.alive[0] for end in ends], [runs_of(world, end) for end in ends])
+    return outcome(
+        searches, [next(k for k in end.alive if k != BASELINE) for end in ends], [runs_of(world, end) for end in ends]
+    )
 
 
 def by_best_trial(searches: list[Search]) -> Outcome:
@@ -117,11 +117,11 @@ def by_best_trial(searches: list[Search]) -> Outcome:
 
 def at_level(alpha: float, world: World, searches: list[Search]) -> Outcome:
     """The race as it would be with another level of its test."""
-    shipped, racing.RACE_ALPHA = racing.RACE_ALPHA, alpha
+    shipped, racing.RACE_LEVEL = racing.RACE_LEVEL, alpha
     try:
         return by_confirmation(world, searches, racing=True)
     finally:
-        racing.RACE_ALPHA = shipped
+        racing.RACE_LEVEL = shipped
 
 
 def with_error(values: np.ndarray) -> str:
@@ -154,8 +154,24 @@ def print_worlds(count: int, seed: int) -> None:
         print(f"| {finalists} | {' | '.join(cells)} |")
 
 
+def errors(level: float, count: int, seed: int) -> tuple[float, float]:
+    """Share of races that drop one of eight equals, and that drop the one of eight that is better by 0.5 points."""
+    shipped, racing.RACE_LEVEL = racing.RACE_LEVEL, level
+    rng, lost = np.random.default_rng(seed), [0, 0]
+    try:
+        for lead in (0, 1):
+            for _ in range(count):
+                runs = 0.5 * rng.standard_normal((9, 5)) + 0.5 * lead * (np.arange(9) == 1)[:, None]
+                scores = {(k, u): runs[k, u] / 100 for k in range(9) for u in range(5)}
+                race = run_race(scores, range(9), units=range(5), baseline=BASELINE)
+                lost[lead] += any(drop.trial == 1 or not lead for drop in race.dropped)
+    finally:
+        racing.RACE_LEVEL = shipped
+    return lost[0] / count, lost[1] / count
+
+
 def main() -> None:
-    """Print both tables as Markdown."""
+    """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--searches", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
@@ -164,7 +180,11 @@ def main() -> None:
     world = World(finalists=asked.finalists)
     print(f"{asked.searches} searches of {world}\n")
     print_ways(world, draw_many(world, asked.searches, asked.seed))
-    print(f"\nThe race at level {racing.RACE_ALPHA}: regret beyond all seeds', share of their runs\n")
+    print("\n| level | of 8 equal finalists one is dropped | the best by 0.5 points is dropped |\n|---|---|---|")
+    for level in LEVELS:
+        equal, best = errors(level, asked.searches, asked.seed)
+        print(f"| {level} | {equal:.1%} | {best:.1%} |")
+    print(f"\nThe race at level {racing.RACE_LEVEL}: regret beyond all seeds', share of their runs\n")
     print_worlds(asked.searches, asked.seed)
 
 

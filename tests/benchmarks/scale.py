@@ -33,9 +33,10 @@ import ray.tune as ray_tune
 from lfvd.data.corpus import Corpus, CorpusInfo
 from lfvd.files import read_yaml
 from tune.execution import ray_cluster, ray_jobs
-from tune.plan import SHIPPED, ResourcesPlan, SearchPlan
+from tune.plan import SHIPPED, SearchPlan
 from tune.search.job import Job, Result
 from tune.search.trials import SearchJobs
+from tune.sections import ResourcesPlan
 from tune.study.plan_file import DataSource
 from tune.study.study import OBJECTIVE, Study, study_lock
 from tune.tracking.mlflow_runs import MlflowRuns

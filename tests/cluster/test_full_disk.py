@@ -28,7 +28,10 @@ def test_a_full_disk(tmp_path):
     """Trials and driver wait for room, MLflow too; nothing is lost and nothing is half-written."""
     simulate("meld", seed=0, dialogues=120, widths={"l": 8, "a": 4}).save(tmp_path / "data.safetensors")
     fixed = {**PLAN["set"], "model.width": 32, "model.dag_layers": 2}
-    write_yaml(tmp_path / "plan.yaml", {**PLAN, "set": fixed, "trials": 4, "confirm": {"finalists": 1, "seeds": [0]}})
+    write_yaml(
+        tmp_path / "plan.yaml",
+        {**PLAN, "set": fixed, "trials": 4, "confirm": {"folds": 0, "finalists": 1, "seeds": [0]}},
+    )
     (tmp_path / "disk").mkdir()
     search = [str(Path(sys.executable).with_name("lfvd-tune")), "search", "plan.yaml", "--data", "data.safetensors"]
     # The shell stays, and the disk with it, until this test closes its input; the search ends with it at the latest.

@@ -72,7 +72,7 @@ PLAN = {
     "scheduler": {"kind": "none", "max_epochs": EPOCHS},
     "trials": TRIALS,
     "resources": {"cpu": 1},
-    "confirm": {"finalists": 1, "seeds": [0]},
+    "confirm": {"folds": 0, "finalists": 1, "seeds": [0]},
 }
 """Each trial fills a node, and no machine comes to the end before a time limit: `shorten` gives the next job an end."""
 

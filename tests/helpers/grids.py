@@ -17,7 +17,7 @@ PLAN = {
     "space": {"loss.temperature": {"low": 0.05, "high": 1.0}},
     "scheduler": {"kind": "none", "max_epochs": 1},
     "trials": 1,
-    "confirm": {"seeds": list(SEEDS)},
+    "confirm": {"folds": 0, "seeds": list(SEEDS)},
 }
 
 

@@ -35,7 +35,7 @@ PLAN = {
     "sampler": {"kind": "tpe", "startup_trials": 8, "seed": 1},
     "scheduler": {"kind": "asha", "grace_epochs": 2, "reduction": 3, "max_epochs": 40},
     "trials": 40,
-    "confirm": {"finalists": 3, "seeds": [0, 1, 2, 3, 4]},
+    "confirm": {"finalists": 12, "folds": 0, "seeds": [0, 1, 2, 3, 4]},
 }
 
 
@@ -195,10 +195,10 @@ def add_trial(study: Study, state: TrialState, values: list[float], **params) ->
     return trial.number
 
 
-def add_run(study: Study, trial: int, seed: int, wf1: float) -> None:
-    """A finished run of the confirmation."""
+def add_run(study: Study, trial: int, seed: int, wf1: float, stage: str | None = None) -> None:
+    """A finished run of a stage, the one over the plan's seeds unless named."""
     values = {"val/wf1": wf1, "val/acc": wf1 / 2, "val/f1/sad": 0.5, "val/loss": 1.0, OBJECTIVE: wf1}
-    study.log_confirmed({"trial": trial, "seed": seed, "best_epoch": 1, "epochs": 4, "seconds": 1.0, **values})
+    study.log_confirmed({"trial": trial, "seed": seed, "best_epoch": 1, "epochs": 4, "seconds": 1.0, **values}, stage)
 
 
 def forget(study: Study, *names: str) -> None:
@@ -211,7 +211,9 @@ def forget(study: Study, *names: str) -> None:
 def confirmed_with(make_study, *tables: np.ndarray, name="study", search_scores=(), **confirm) -> Study:
     """A study of PLAN in tests.helpers.plans whose trials 0, 1, … were confirmed with these W-F1 [seeds]."""
     seeds = range(len(tables[0]))
-    study = make_study(name, confirm={"finalists": len(tables), "seeds": list(seeds), "race": False, **confirm})
+    study = make_study(
+        name, confirm={"folds": 0, "finalists": len(tables), "seeds": list(seeds), "race": False, **confirm}
+    )
     for trial, score in enumerate(search_scores or [0.55 - trial / 100 for trial in range(len(tables))]):
         add_trial(study, TrialState.COMPLETE, [0.4, score], **({"optim.lr": 3e-3 * 1.5**trial} if trial else {}))
     for trial, table in enumerate(tables):

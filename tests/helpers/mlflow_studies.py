@@ -25,7 +25,12 @@ def start(folder: Path, corpus: Corpus, **info: str) -> Study:
         "loss.temperature": {"low": 0.05, "high": 1.0, "log": True},
         "model.heads": {"choices": [1, 2, 4, 8]},
     }
-    source = {"base": "meld", "space": space, "trials": 12, "confirm": {"finalists": 2, "seeds": list(SEEDS)}}
+    source = {
+        "base": "meld",
+        "space": space,
+        "trials": 12,
+        "confirm": {"folds": 0, "finalists": 2, "seeds": list(SEEDS)},
+    }
     plan = SearchPlan.from_dict(source, source="plan", folder=folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return Study.start(folder, plan, DataSource.of(corpus, "tiny.safetensors"), {"commit": "abc123", **info})

@@ -29,7 +29,7 @@ PLAN = {
     "sampler": {"kind": "tpe", "startup_trials": 4, "seed": 0},
     "scheduler": {"kind": "asha", "grace_epochs": 1, "reduction": 2, "max_epochs": 4},
     "trials": 6,
-    "confirm": {"finalists": 2, "seeds": [0, 1], "race": False},
+    "confirm": {"finalists": 2, "folds": 0, "seeds": [0, 1], "race": False},
 }
 """A plan file's values for `tiny_corpus`; small, on one modality."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lfvd.data.corpus import Corpus
+from lfvd.data.folds import divide
 from lfvd.training.trainer import train
 from tune.execution.worker import _result
 from tune.search.job import Job, Result
@@ -67,7 +68,8 @@ def run_here(source, corpus: Corpus, resources=None) -> None:
                 raise Stop
 
         try:
-            run = train(job.config, corpus, job.seed, checkpoint=job.checkpoint, report=report)
+            part = divide(corpus, **vars(job.division)) if job.division else corpus
+            run = train(job.config, part, job.seed, checkpoint=job.checkpoint, report=report)
         except Stop:
             continue
         except ArithmeticError as error:

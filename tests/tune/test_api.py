@@ -19,7 +19,7 @@ def test_a_study_stays_in_the_results_folder(tiny_file, tmp_path):
 @pytest.mark.slow
 def test_a_search_from_python(tiny_file, tmp_path, caplog, capsys):
     caplog.set_level(logging.INFO, logger="tune")
-    short = {"trials": 2, "confirm": {"finalists": 1, "seeds": [0]}}
+    short = {"trials": 2, "confirm": {"folds": 0, "finalists": 1, "seeds": [0]}}
     plan = make_plan(scheduler={"kind": "none", "max_epochs": 1}, **short)
 
     async def cell():

@@ -39,7 +39,7 @@ def data(tmp_path_factory) -> Path:
 
 def plan(path: Path, **changes) -> Path:
     short = {"scheduler": {**PLAN["scheduler"], "max_epochs": 2}, "trials": 3}
-    values = {**PLAN, **short, "confirm": {"finalists": 1, "seeds": [0, 1]}, **changes}
+    values = {**PLAN, **short, "confirm": {"folds": 0, "finalists": 1, "seeds": [0, 1]}, **changes}
     write_yaml(path, values)
     return path
 
@@ -75,7 +75,7 @@ def test_whole_search(searched, data):
     assert list(seen) == ["scores", "crc"], "the look first, then what it saw"
     assert set(seen["scores"]) == {str(number) for number in look["trials"]}
     assert re.search(r"^search 3/3 trials, .* best trial \d \d+\.\d\d", done.stdout, re.MULTILINE)
-    assert re.search(r"^confirmation: \d runs done, 0 pending", done.stdout, re.MULTILINE)
+    assert re.search(r"^confirmation over seeds: \d runs done, 0 pending", done.stdout, re.MULTILINE)
     assert "MELD (simulated); SIMULATED: language, audio" in done.stdout
     assert f"winner: trial {provenance['trial']}" in done.stdout
     assert f"written: {study}/best.yaml" in done.stdout.replace("\n", "")
@@ -97,8 +97,8 @@ def test_status_and_best(searched, capsys):
         if verb == "status":
             assert "search: 3 of 3 trials: 0 unfinished" in out
             assert "test evaluations: 1" in out
-            assert re.search(r"^confirmation: \d runs$", out, re.MULTILINE)
-            assert "noise: seeds alone spread W-F1 by" in out
+            assert re.search(r"^confirmation: \d runs over seeds$", out, re.MULTILINE)
+            assert "noise: runs of one config spread W-F1 by" in out
         else:
             assert "written:" in out
             assert "winner: trial" in out
@@ -170,7 +170,7 @@ def test_interrupted(data, tmp_path):
     settings = {
         "scheduler": {**PLAN["scheduler"], "max_epochs": 16, "grace_epochs": 8},
         "trials": 3,
-        "confirm": {"seeds": [0]},
+        "confirm": {"folds": 0, "seeds": [0]},
     }
     argv = ["search", plan(tmp_path / "p.yaml", **settings), "--data", data, "--name", "cut"]
     argv += ["--results", tmp_path / "results"]
@@ -203,7 +203,7 @@ def test_from_another_shell(data, tmp_path):
         "scheduler": {"kind": "none", "max_epochs": 300},
         "resources": {"max_concurrent": 1},
         "trials": 2,
-        "confirm": {"finalists": 1, "seeds": [0]},
+        "confirm": {"folds": 0, "finalists": 1, "seeds": [0]},
     }
     results = ["--results", tmp_path]
     argv = ["search", plan(tmp_path / "p.yaml", **settings), "--data", data, "--name", "two", *results]

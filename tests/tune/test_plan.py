@@ -59,8 +59,9 @@ def test_each_searched_key_reaches_the_trainer(shipped, tmp_path, monkeypatch):
     )
     monkeypatch.setattr("ray.tune.report", lambda news: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr("lfvd.data.folds.divide", lambda corpus, folds, *, deal, fold: None)
     data = DataSource(path="x", name="X", fingerprint="0", simulated=())
-    study = Study.start(tmp_path / "study", shipped, data, {})
+    study = Study.start(tmp_path / "study", shipped, data, {"folds": 5})
     jobs = SearchJobs(study, lambda: False)
     for parameter in shipped.space.values():
         study.optuna.enqueue_trial(changed(shipped, parameter))
@@ -250,7 +251,7 @@ def test_shipped_file_fits_the_schema_that_it_names(file):
         {"space": {}},
         {"resources": {"gpu": "all"}},
         {"budget": {"wall": 90}},
-        {"confirm": {"seeds": [1, 1]}},
+        {"confirm": {"folds": 0, "seeds": [1, 1]}},
     ],
     ids=str,
 )

@@ -19,7 +19,6 @@ from tune.statistics import (
     mean_interval,
     paired,
     pooled_deviation,
-    seeds_needed,
     smallest_difference,
 )
 
@@ -76,7 +75,7 @@ def test_differences_without_spread(gap, p):
 
 
 def test_one_pair_is_no_comparison():
-    with pytest.raises(ValueError, match="needs at least 2 seeds, not 1"):
+    with pytest.raises(ValueError, match="needs at least 2 runs of each, not 1"):
         paired([0.5], [0.4])
 
 
@@ -94,25 +93,24 @@ def test_smallest_difference_has_the_power_asked_for(n, power, alpha):
     assert true_power(effect, n, alpha) == pytest.approx(power, abs=1e-7)
 
 
-@pytest.mark.parametrize("gap", [0.2, 0.5, 1.0, 3.0])
-@pytest.mark.parametrize(("power", "alpha"), [(0.8, 0.05), (0.95, 0.01)])
-def test_seeds_needed_are_the_fewest(gap, power, alpha):
-    n = seeds_needed(gap, 0.45, power=power, alpha=alpha)
-    assert n == seeds_needed(-gap, 0.45, power=power, alpha=alpha)
-    effect = gap / (math.sqrt(2) * 0.45)
-    assert true_power(effect, n, alpha) >= power
-    assert n == 2 or true_power(effect, n - 1, alpha) < power
-
-
-def test_power_of_too_few_seeds():
+def test_smallest_difference_among_several_and_over_folds():
     assert smallest_difference(0.45, 1) == math.inf
-    assert seeds_needed(0.5, 0.45) == 15
-    assert seeds_needed(0.5, 0.45, most=15) == 15
-    assert seeds_needed(0.5, 0.45, most=14) is None
-    assert seeds_needed(0.001, 0.45) is None
-    assert seeds_needed(0.0, 0.45) is None
-    assert seeds_needed(0.5, math.nan) is None
-    assert seeds_needed(0.5, 0.0) == 2
+    one = smallest_difference(0.45, 5)
+    assert smallest_difference(0.45, 5, among=8) == smallest_difference(0.45, 5, alpha=0.05 / 8) > 1.5 * one
+    assert smallest_difference(0.45, 5, overlap=0.25) == pytest.approx(one * math.sqrt(0.45 / 0.2), rel=1e-9)
+
+
+def test_corrected_t_test_is_the_literal_one():
+    """Nadeau and Bengio 2003, eq. 17: t = mean / sqrt((1/J + n2/n1) s²) with J - 1 degrees of freedom."""
+    a, b = np.array([0.56, 0.57, 0.55, 0.58, 0.56]), np.array([0.52, 0.55, 0.53, 0.53, 0.54])
+    d = a - b
+    t = d.mean() / math.sqrt((1 / 5 + 1 / 4) * d.var(ddof=1))
+    found = paired(a, b, among=3, overlap=1 / 4)
+    assert found.p == pytest.approx(3 * 2 * stats.t.sf(t, 4), rel=1e-9)
+    half = stats.t.ppf(1 - 0.05 / 3 / 2, 4) * math.sqrt(0.45 * d.var(ddof=1))
+    assert (found.low, found.high) == (pytest.approx(d.mean() - half), pytest.approx(d.mean() + half))
+    assert math.isnan(found.exact)
+    assert paired(a, b).p < found.p / 3
 
 
 @pytest.mark.parametrize("p", [[0.01, 0.04, 0.03, 0.005], [0.5, 0.9, 0.02], [0.2, 0.2], [0.3], []])

@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 
 from lfvd.config import PRESETS, Config, config_keys
 from lfvd.schema import limits
-from tune.analysis.summary import SIGNIFICANCE, SeedVariance, StudySummary
+from tune.analysis.summary import SIGNIFICANCE, RunSpread, StudySummary
 from tune.formatting import format_mean_std, format_p_value, format_percent
 from tune.parameter import Parameter
 from tune.plan import SearchPlan
@@ -38,58 +38,63 @@ def draw_conclusions(study: Study, summary: StudySummary) -> Conclusions:
     return Conclusions(sentences=tuple(_sentences(study, summary)), warnings=tuple(_warnings(study, summary)))
 
 
-def seed_variance_sentence(found: SeedVariance) -> str:
-    """`seeds alone spread W-F1 by 0.55 points (standard deviation of the baseline over 5 seeds); …`."""
-    text = (
-        f"seeds alone spread W-F1 by {format_percent(found.deviation)} points (standard deviation of the baseline over "
-        f"{found.seeds} seeds); {found.seeds} seeds show differences from about {format_percent(found.smallest)} points on"
-    )
-    if found.gap is None:
-        return text
-    needed = f"{found.needed} seeds" if found.needed else "over 1,000 seeds"
-    return f"{text}; the gap of {format_percent(found.gap)} points at hand needs {needed}"
-
-
-def comparison(found: Difference, among: int) -> str:
-    """`winner − baseline, seed by seed: 1.30 points, 95 % interval 0.84 to 1.76, paired t test p = 0.004, …`."""
-    chosen = f", all allowing for the choice among {among} finalists" if among > 1 else ""
-    least = min(1.0, among * 2.0 ** (1 - found.n))
+def spread_sentence(found: RunSpread) -> str:
+    """`runs of one config spread W-F1 by 0.55 points (standard deviation over 5 folds); …`."""
     return (
-        f"winner − baseline, seed by seed: {format_percent(found.mean)} points, "
-        f"95 % interval {format_percent(found.low)} to {format_percent(found.high)}, paired t test "
-        f"{format_p_value(found.p)}, exact test by sign flips {format_p_value(found.exact)} (with "
-        f"{found.n} seeds it cannot go below {least:.3g}){chosen}"
+        f"runs of one config spread W-F1 by {format_percent(found.deviation)} points (standard deviation over "
+        f"{found.units} {found.unit}s); the comparison finds differences from about {format_percent(found.smallest)} points "
+        "on (with a power of 80 %)"
     )
 
 
-def _baseline_name(plan: SearchPlan) -> str:
-    """`the paper's settings`, with what the plan changes of them."""
+def comparison_text(found: Difference, summary: StudySummary) -> str:
+    """`winner − baseline, fold by fold: 1.30 points, 95 % interval 0.84 to 1.76, corrected t test p = 0.004, …`."""
+    unit = summary.spread.unit if summary.spread else "seed"
+    among = summary.candidates
+    chosen = f", all allowing for the choice among {among} candidates" if among > 1 else ""
+    if math.isnan(found.exact):
+        exact = ""
+    else:
+        least = min(1.0, among * 2.0 ** (1 - found.n))
+        exact = f", exact test by sign flips {format_p_value(found.exact)} (with {found.n} seeds it cannot go below {least:.3g})"
+    test = "t test corrected for overlapping folds" if unit == "fold" else "paired t test"
+    return (
+        f"winner − baseline, {unit} by {unit}: {format_percent(found.mean)} points, 95 % interval "
+        f"{format_percent(found.low)} to {format_percent(found.high)}, {test} {format_p_value(found.p)}{exact}{chosen}"
+    )
+
+
+def baseline_name(plan: SearchPlan) -> str:
+    """`the paper's settings`, or the base config by what the plan makes of it."""
+    epochs = plan.baseline_epochs
     if not (PRESETS / f"{plan.base}.yaml").is_file():
-        return f"the base config ({plan.base})"
-    own, epochs = Config.from_yaml(plan.base).run.epochs, plan.scheduler.max_epochs
-    changed = ["with this plan's `set`"] if plan.set else []
-    changed += [f"for {epochs} of their {own} epochs"] if epochs != own else []
-    return "the paper's settings" + (f" ({', '.join(changed)})" if changed else "")
+        return f"the base config ({plan.base}, {epochs} epochs)"
+    own = Config.from_yaml(plan.base).run.epochs
+    if not plan.set and epochs == own:
+        return "the paper's settings"
+    changed = " with this plan's `set`" if plan.set else ""
+    return f"the base config ({plan.base}{changed}, {epochs} epochs" + (f" of {own})" if epochs != own else ")")
 
 
 def _sentences(study: Study, summary: StudySummary) -> Iterator[str]:
-    baseline = _baseline_name(study.plan)
+    baseline = baseline_name(study.plan)
     if not summary.order:
         yield "There is no winner yet: the confirmation is not finished."
     elif summary.order[0].trial == BASELINE:
         yield f"The search found nothing better than {baseline}: the baseline itself came out first."
     elif summary.validation is None:
-        yield f"Whether the tuned config beats {baseline} cannot be said: that takes the baseline, and two seeds or more."
+        yield f"Whether the tuned config beats {baseline} cannot be said: that takes the baseline, and two runs or more of each."
     else:
-        yield _on_validation(summary.validation, baseline, len(summary.order) - 1)
+        yield _on_validation(summary.validation, baseline, summary, study)
     if summary.test is not None:
         yield _on_test(summary.test, baseline)
 
 
-def _on_validation(found: Difference, baseline: str, among: int) -> str:
-    chosen = f", allowing for the choice among {among} finalists" if among > 1 else ""
-    how = f"({found.n} seeds, {format_p_value(found.p)}{chosen})"
-    by = f"{format_mean_std(abs(found.mean), found.high - found.mean)} W-F1 points on validation {how}"
+def _on_validation(found: Difference, baseline: str, summary: StudySummary, study: Study) -> str:
+    chosen = f", allowing for the choice among {summary.candidates} candidates" if summary.candidates > 1 else ""
+    where = f"over {found.n} folds of train + valid" if study.folds else f"on validation over {found.n} seeds"
+    how = f"({format_p_value(found.p)}{chosen})"
+    by = f"{format_mean_std(abs(found.mean), found.high - found.mean)} W-F1 points {where} {how}"
     if found.p >= SIGNIFICANCE:
         side = "ahead" if found.mean >= 0 else "behind"
         return f"No difference could be shown between the tuned config and {baseline}: it is {side} by {by}."
@@ -120,8 +125,8 @@ def _warnings(study: Study, summary: StudySummary) -> Iterator[str]:
     if summary.tied:
         names = ", ".join(f"trial {n}" for n in summary.tied)
         yield (
-            f"{names} cannot be told apart from the winner by the seeds that they ran (5 % level): any of them may be as "
-            "good; a plan with `confirm.race: false`, or with more seeds, would tell more"
+            f"{names} cannot be told apart from the winner by the runs that were compared (5 % level): any of them may be as "
+            f"good; a plan with more {'`confirm.folds_repeats`' if study.folds else '`confirm.seeds`'} would tell more"
         )
     if summary.order and summary.order[0].trial != BASELINE:
         values = study.params_of(summary.order[0].trial)
@@ -140,11 +145,11 @@ def winners_curse_warning(study: Study, summary: StudySummary) -> Iterator[str]:
         return
     winner = summary.order[0]
     # Spread within each config: a fresh run has another seed, so what seeds do to all configs alike counts too.
-    degrees = sum(len(each.seeds) - 1 for each in summary.order)
-    squares = sum((len(each.seeds) - 1) * each.std["val/wf1"] ** 2 for each in summary.order)
+    degrees = sum(len(each.units) - 1 for each in summary.order)
+    squares = sum((len(each.units) - 1) * each.std["val/wf1"] ** 2 for each in summary.order)
     deviation = math.sqrt(squares / max(1, degrees))
     above = summary.search_score - winner.wf1
-    if degrees and above > -stdtrit(degrees, 0.025) * deviation * math.sqrt(1 + 1 / len(winner.seeds)):
+    if degrees and above > -stdtrit(degrees, 0.025) * deviation * math.sqrt(1 + 1 / len(winner.units)):
         yield (
             f"the winner's search score {format_percent(summary.search_score)} is {format_percent(above)} points above its "
             f"confirmed mean {format_percent(winner.wf1)}: the luck of the best of {len(ranked(study))} trials; quote the "

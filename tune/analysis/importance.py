@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from optuna.trial import TrialState, create_trial
 
 from tune.parameter import Parameter
-from tune.plan import SamplerPlan
 from tune.search.trials import ranked
+from tune.sections import SamplerPlan
 from tune.study.study import Study
 
 SHUFFLES = 500

@@ -1,4 +1,4 @@
-"""Results of a study in numbers: finalists, winner against baseline, spread over seeds, importance of each searched value.
+"""Results of a study in numbers: finalists, winner against baseline, spread of runs, importance of each searched value.
 
 All scores are W-F1 in 0..1. tune.analysis.conclusions puts them into sentences and percentage points.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from tune.analysis.importance import Importance, importances
-from tune.search.confirmation import Confirmed, final_ranking
+from tune.search.confirmation import Confirmed, averages, candidates, final_ranking, scores_of
+from tune.search.stages import comparison, overlap
 from tune.statistics import (
     Difference,
     Resampled,
@@ -19,7 +20,6 @@ from tune.statistics import (
     dialogue_bootstrap,
     paired,
     pooled_deviation,
-    seeds_needed,
     smallest_difference,
 )
 from tune.study.predictions import Predictions
@@ -30,27 +30,23 @@ SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeedVariance:
-    """Spread of validation W-F1 over seeds, from the baseline's runs."""
+class RunSpread:
+    """Spread of validation W-F1 over the runs that are compared: folds, or seeds."""
 
     deviation: float
-    """Sample standard deviation over the seeds."""
-    seeds: int
+    """Standard deviation of a run, without what a fold or seed does to all configs alike."""
+    unit: str
+    """`fold` or `seed`."""
+    units: int
     smallest: float
-    """Smallest true difference that a paired t test over these seeds finds with a power of 0.8."""
-    gap: float | None
-    """Winner's mean − baseline's; None without a winner."""
-    needed: int | None
-    """Seeds that a true difference as large as the gap needs; None without a gap, or beyond 1,000."""
+    """Smallest true difference that the comparison of winner and baseline finds significant with a power of 0.8."""
 
     def summary(self) -> dict[str, Any]:
         """For best.yaml, in percentage points."""
         return {
             "deviation": round(100 * self.deviation, 2),
-            "seeds": self.seeds,
+            f"{self.unit}s": self.units,
             "smallest_difference": round(100 * self.smallest, 2),
-            "gap": None if self.gap is None else round(100 * self.gap, 2),
-            "seeds_needed": self.needed,
         }
 
 
@@ -60,10 +56,14 @@ class StudySummary:
 
     order: list[Confirmed]
     """Finalists as tune.search.confirmation.ranking has them; empty until the confirmation is finished."""
-    variance: SeedVariance | None
-    """None until the baseline has all its seeds, and with a single seed."""
+    averages: dict[int, Confirmed]
+    """Averages over the plan's seeds on the official split, by trial: the winner's and the baseline's, if it has all seeds."""
+    spread: RunSpread | None
+    """None while too few runs are there."""
     validation: Difference | None
-    """Winner − baseline over the plan's seeds, adjusted for the choice among the finalists; None where either lacks."""
+    """Winner − baseline over folds or seeds, adjusted for the choice among `candidates`; None where either lacks."""
+    candidates: int
+    """Trials beside the baseline that were ever compared."""
     test: Resampled | None
     """Winner − baseline on test, over resampled dialogues; None before test is evaluated."""
     search_score: float | None
@@ -73,46 +73,46 @@ class StudySummary:
     importance: list[Importance]
 
 
-def seed_variance(study: Study) -> SeedVariance | None:
-    """Spread of the baseline's runs on the plan's seeds, and what it means for the gap at hand."""
-    seeds = study.plan.confirm.seeds
-    scores = [run["val/wf1"] for run in study.confirmed() if run["trial"] == BASELINE and run["seed"] in seeds]
-    if len(scores) < max(2, len(seeds)):
+def run_spread(study: Study) -> RunSpread | None:
+    """Spread of the compared runs, and what it means for the comparison of winner and baseline."""
+    stage = comparison(study)
+    scores: dict[int, dict[int, float]] = {}
+    for (trial, unit), score in scores_of(study, stage).items():
+        scores.setdefault(trial, {})[unit] = score
+    deviation, degrees = pooled_deviation(scores)
+    if not degrees or len(stage.units) < 2:
         return None
-    order, deviation = final_ranking(study), stdev(scores)
-    gap = order[0].wf1 - fmean(scores) if order and order[0].trial != BASELINE else None
-    return SeedVariance(
-        deviation=deviation,
-        seeds=len(scores),
-        smallest=smallest_difference(deviation, len(scores)),
-        gap=gap,
-        needed=None if gap is None else seeds_needed(gap, deviation),
+    smallest = smallest_difference(
+        deviation, len(stage.units), among=max(1, candidates(study)), overlap=overlap(study), alpha=SIGNIFICANCE
     )
+    return RunSpread(deviation=deviation, unit=stage.unit, units=len(stage.units), smallest=smallest)
 
 
 def summarize(study: Study) -> StudySummary:
     """Read the results from the study's folder; nothing is trained or evaluated. Raises InputError for a damaged file."""
-    order = final_ranking(study)
+    order, among = final_ranking(study), candidates(study)
     winner = order[0] if order else None
     baseline = next((each for each in order if each.trial == BASELINE), None)
     validation = test = None
     if winner and baseline and winner is not baseline:
-        if len(baseline.scores) > 1:
-            validation = paired(winner.scores, baseline.scores, among=len(order) - 1)
+        if winner.units == baseline.units and len(baseline.units) > 1:
+            validation = paired(winner.scores, baseline.scores, among=among, overlap=overlap(study))
         test = _compare_on_test(study, winner.trial)
     return StudySummary(
         order=order,
-        variance=seed_variance(study),
+        averages=averages(study) if winner else {},
+        spread=run_spread(study),
         validation=validation,
+        candidates=among,
         test=test,
         search_score=max(study.trials[winner.trial].intermediate_values.values(), default=None) if winner else None,
-        tied=_tied(order),
+        tied=_tied(order, overlap(study)),
         importance=importances(study),
     )
 
 
-def _tied(order: list[Confirmed]) -> tuple[int, ...]:
-    """Finalists not significantly worse than the winner over the seeds that both ran."""
+def _tied(order: list[Confirmed], overlap: float) -> tuple[int, ...]:
+    """Finalists not significantly worse than the winner over the units that both ran."""
     others = [each for each in order[1:] if each.trial != BASELINE]
     deviation, degrees = pooled_deviation({each.trial: dict(enumerate(each.scores)) for each in order})
     if not others or not degrees:
@@ -121,7 +121,7 @@ def _tied(order: list[Confirmed]) -> tuple[int, ...]:
     for each in others:
         shared = min(len(order[0].scores), len(each.scores))
         gaps.append(fmean(order[0].scores[:shared]) - fmean(each.scores[:shared]))
-        errors.append(deviation * math.sqrt(2 / shared))
+        errors.append(deviation * math.sqrt(2 * (1 / shared + overlap)))
     p_values = chance_of(gaps, errors, degrees)
     return tuple(each.trial for each, p in zip(others, p_values, strict=True) if p >= SIGNIFICANCE)
 

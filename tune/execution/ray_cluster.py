@@ -23,7 +23,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lfvd.files import InputError
-from tune.plan import ResourcesPlan
+from tune.sections import ResourcesPlan
 from tune.study import checkpoints
 
 PROBE_SECONDS = 60

@@ -26,7 +26,7 @@ from ray.tune.stopper import Stopper
 from lfvd.data.corpus import Corpus
 from tune.execution.retries import JobSource, JobTracker
 from tune.execution.worker import run_job
-from tune.plan import ResourcesPlan
+from tune.sections import ResourcesPlan
 
 
 class _JobSearcher(Searcher):  # type: ignore[misc]

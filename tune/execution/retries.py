@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from tune.plan import ResourcesPlan
 from tune.search.job import Job, Result
+from tune.sections import ResourcesPlan
 
 RETRIES = 2
 """How often a job is started again from its checkpoint, without a new epoch in between; a lost node does not count."""

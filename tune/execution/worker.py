@@ -33,6 +33,7 @@ def run_job(config: dict[str, Any], corpus: Corpus) -> None:
     import ray.tune as ray_tune
     import torch
 
+    from lfvd.data.folds import divide
     from lfvd.training.checkpoint import CheckpointError
     from lfvd.training.trainer import NonFiniteLoss, train
 
@@ -52,6 +53,8 @@ def run_job(config: dict[str, Any], corpus: Corpus) -> None:
         upload()
         ray_tune.report({"record": json.dumps(record)})
 
+    if job.division:
+        corpus = divide(corpus, **vars(job.division))
     try:
         with checkpoints.local(job.checkpoint) as (file, upload):
             while True:

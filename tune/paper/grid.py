@@ -18,8 +18,9 @@ import optuna
 from lfvd.config import MODALITIES, PRESETS, Config
 from lfvd.files import read_yaml
 from tune.paper.rows import ROWS, PaperRow, canonical_config, select_rows
-from tune.plan import AUTO, SHIPPED, ConfirmPlan, ResourcesPlan, SchedulerPlan, SearchPlan
+from tune.plan import SHIPPED, SearchPlan
 from tune.published import dataset_of
+from tune.sections import AUTO, ConfirmPlan, ResourcesPlan, SchedulerPlan
 from tune.study import checkpoints
 from tune.study.plan_file import DataSource, StudyError, holds_rows, load_plan, read_frozen
 from tune.study.study import Study
@@ -98,7 +99,7 @@ def grid_plan(values: Mapping[str, Any], *, source: str, folder: Path, config: C
         trials=0,
         scheduler=SchedulerPlan(kind="none", max_epochs=config.run.epochs),
         resources=ResourcesPlan(**resources),
-        confirm=ConfirmPlan(finalists=MOST, seeds=tuple(values["confirm"]["seeds"]), race=False),
+        confirm=ConfirmPlan(finalists=MOST, folds=0, seeds=tuple(values["confirm"]["seeds"]), race=False),
         config=config,
         source=dict(values),
     )

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 from dataclasses import dataclass, replace
@@ -22,8 +21,9 @@ from lfvd.training.environment import pick_device
 from lfvd.training.trainer import train
 from tune.execution import ray_cluster
 from tune.formatting import format_size
-from tune.plan import SchedulerPlan, SearchPlan
+from tune.plan import SearchPlan
 from tune.search.asha import Rungs
+from tune.sections import SchedulerPlan
 
 MAX_TRIALS_PER_DEVICE = 8
 """Limit of `gpu: auto`: kernels of trials on one device run in turn, so that more trials add little speed, while each takes a
@@ -150,9 +150,22 @@ def estimate_cost(plan: SearchPlan, epoch_seconds: float, slots: int) -> SearchC
         limits["gpu_hours"] = plan.budget.gpu_hours * 3600 / (plan.resources.gpu * used)
     limit = min(limits, key=limits.__getitem__)
     search = limits[limit]
-    runs = (plan.confirm.finalists + 1) * len(plan.confirm.seeds)
-    hours = plan.resources.gpu * (min(work, search * used) + runs * full) / 3600
-    return SearchCost(search=search, confirmation=math.ceil(runs / slots) * full, gpu_hours=hours, limit=limit)
+    finalists, baseline = confirmation_runs(plan)
+    own = plan.baseline_epochs * epoch_seconds
+    longest = max(full, own) if baseline else full
+    confirmation = max((finalists * full + baseline * own) / slots, longest)
+    hours = plan.resources.gpu * (min(work, search * used) + finalists * full + baseline * own) / 3600
+    return SearchCost(search=search, confirmation=confirmation, gpu_hours=hours, limit=limit)
+
+
+def confirmation_runs(plan: SearchPlan) -> tuple[int, int]:
+    """Most runs of the finalists and of the baseline, over folds and seeds."""
+    seeds, folds = len(plan.confirm.seeds), plan.confirm.folds
+    if not folds:
+        return plan.confirm.finalists * seeds, seeds
+    count = 4 if isinstance(folds, str) else folds  # IEMOCAP's training sessions
+    replicates = count * plan.confirm.folds_repeats
+    return plan.confirm.finalists * replicates + seeds, replicates + seeds
 
 
 def epochs_per_trial(plan: SchedulerPlan, trials: int) -> float:

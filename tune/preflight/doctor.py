@@ -18,10 +18,11 @@ from lfvd.data.corpus import Corpus
 from lfvd.files import InputError
 from tune.execution import ray_cluster
 from tune.formatting import format_duration, format_number, format_size, join_first
-from tune.plan import ResourcesPlan, SearchPlan
+from tune.plan import SearchPlan
 from tune.preflight import nodes
 from tune.preflight.costs import EpochCost, estimate_cost, file_sizes, resolve_gpu, time_epoch
 from tune.preflight.result import CheckResult
+from tune.sections import ResourcesPlan
 from tune.study import checkpoints
 from tune.study.study import Study
 from tune.tracking import mlflow_writer
@@ -164,7 +165,7 @@ def check_storage(storage: str, *, named: bool) -> CheckResult:
 def check_disk(plan: SearchPlan, corpus: Corpus, folder: Path, storage: str) -> CheckResult:
     """Whether there is room for checkpoints and weights; files that a study has already written count as room."""
     checkpoint, weights = file_sizes(plan.config, corpus)
-    weights *= (plan.confirm.finalists + 1) * len(plan.confirm.seeds)
+    weights *= (2 if plan.confirm.folds else plan.confirm.finalists + 1) * len(plan.confirm.seeds)
     remote = "://" in storage
     needed: defaultdict[Path, int] = defaultdict(int)
     needed[_mount(folder)] += weights

@@ -16,7 +16,7 @@ from tune.parameter import Parameter
 from tune.report.page import render
 from tune.report.report import range_text
 from tune.report.report_data import ReportData, gather, simulated_notice
-from tune.report.result_figures import by_seed, mean_text, name_of
+from tune.report.result_figures import by_run, mean_text, name_of
 from tune.report.search_figures import best_of, expected, plain
 from tune.search.trials import ranked
 from tune.statistics import paired
@@ -74,7 +74,7 @@ def comparison_html(found: Sequence[ReportData]) -> str:
         curves=curves,
         units=len({compute.unit for _, compute in curves.values()}),
         differing=_differing(studies),
-        by_seed=by_seed,
+        by_run=by_run,
         expected=expected,
     )
 
@@ -98,7 +98,7 @@ def _against(leader: ReportData, other: ReportData, among: int) -> str:
     if len(a.scores) < 2:
         return f"With a single seed nothing can be said of the winners of {names}."
     # Each winner was chosen among its finalists by these same seeds.
-    lead = paired(a.scores, b.scores, among=among * max(1, len(leader.summary.order) - 1))
+    lead = paired(a.scores, b.scores, among=among * max(1, leader.summary.candidates))
     by = f"{format_mean_std(lead.mean, lead.high - lead.mean)} W-F1 points on validation"
     how = f"({lead.n} seeds, {format_p_value(lead.p)})"
     if lead.p < SIGNIFICANCE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tune.search.stages import FOLDS
 from tune.study.study import Study
 
 
@@ -33,5 +34,5 @@ def compute_time(study: Study) -> ComputeTime:
         unit="GPU-hours" if any("gpu" in record for record in records) else "core-hours",
         trials=len({record["trial"] for record in records if record["stage"] == "search"}),
         search=total("search"),
-        confirmation=total(study.stage),
+        confirmation=total(study.stage) + total(FOLDS),
     )

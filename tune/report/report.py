@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from lfvd.files import write_text
-from tune.analysis.conclusions import comparison, seed_variance_sentence
+from tune.analysis.conclusions import comparison_text, spread_sentence
 from tune.analysis.importance import finished_search
 from tune.formatting import format_hours, format_value
 from tune.parameter import Parameter
@@ -25,9 +25,10 @@ from tune.report.page import render
 from tune.report.report_data import ReportData, gather, simulated_notice
 from tune.report.result_figures import mean_text, name_of
 from tune.report.search_figures import best_of, ending
+from tune.search.stages import comparison, overlap
 from tune.search.trials import ranked
 from tune.statistics import expected_best
-from tune.study.study import BASELINE, Study
+from tune.study.study import Study
 
 MOST_FAULTS = 30
 """Faults shown, the last ones."""
@@ -53,7 +54,7 @@ def report_html(study: Study) -> str:
             data=None,
         )
     data = gather(study)
-    order, seeds = data.summary.order, len(study.plan.confirm.seeds)
+    order, stage = data.summary.order, comparison(study)
     return render(
         "report.html",
         title=study.name,
@@ -64,10 +65,14 @@ def report_html(study: Study) -> str:
         data=data,
         study=study,
         figures=_figures(data),
-        dropped=[each for each in order if len(each.seeds) < seeds],
-        baseline=BASELINE,
+        dropped=[each for each in order if each.drop],
+        unit=stage.unit,
         expected=list(expected_best([best_of(trial) for trial in ranked(study)])[0]) if ranked(study) else [],
-        summary_head=["", *(f"{split} W-F1" for split in _evaluated(data))],
+        summary_head=[
+            "",
+            *([f"{len(stage.units)} folds"] if study.folds else []),
+            *(f"{split} W-F1" for split in _evaluated(data)),
+        ],
         summary_rows=_summary_rows(data),
         paper_rows=_paper_rows(data),
         value_rows=_value_rows(data),
@@ -76,8 +81,8 @@ def report_html(study: Study) -> str:
         provenance_rows=_provenance_rows(study),
         files=_files(study),
         commands=_commands(study),
-        comparison=comparison,
-        seed_variance_sentence=seed_variance_sentence,
+        comparison_text=comparison_text,
+        spread_sentence=spread_sentence,
         hours=lambda hours: format_hours(hours, data.compute.unit),
     )
 
@@ -97,14 +102,16 @@ def _figures(data: ReportData) -> dict[str, Any]:
     }
     if not data.roles:
         return found
-    winner, seeds = data.roles["winner"].trial, len(study.plan.confirm.seeds)
+    winner, stage = data.roles["winner"].trial, comparison(study)
     names = {each.trial: name_of(each.trial, winner) for each in data.summary.order}
     for each in data.summary.order:
-        if len(each.seeds) < seeds:
-            names[each.trial] += f", {len(each.seeds)} seed{'s' * (len(each.seeds) > 1)}"
+        if each.drop:
+            names[each.trial] += f", {len(each.units)} {stage.unit}s"
     published = data.paper.get("LFVD", {}) if data.split == "test" else {}
     return found | {
-        "finalists": result_figures.by_seed({names[each.trial]: (study, each) for each in data.summary.order}),
+        "finalists": result_figures.by_run(
+            {names[each.trial]: (study, each) for each in data.summary.order}, stage.unit, overlap(study)
+        ),
         "emotions": result_figures.f1_by_class(data.scores[data.split], data.classes, published, split=data.split),
         "lengths": result_figures.wf1_by_dialogue_length(data.predictions[data.split]),
         "fusion": result_figures.fusion_weights(data.predictions[data.split].get("winner")),
@@ -116,10 +123,11 @@ def _facts(data: ReportData) -> list[str]:
     study, compute = data.study, data.compute
     ends = Counter("stopped early" if "stopped" in ending(trial) else ending(trial) for trial in study.trials)
     states = ", ".join(f"{count} {end}" for end, count in ends.items())
+    runs = sum(len(study.confirmed(stage)) for stage in {study.stage, comparison(study).name})
     facts = [
         study.data.name,
         f"{len(study.trials)} of {study.plan.trials} trials ({states})",
-        f"{len(study.confirmed())} runs of confirmation",
+        f"{runs} runs of confirmation",
         format_hours(compute.search + compute.confirmation, compute.unit),
     ]
     return [*facts, f"begun {study.began:%Y-%m-%d}"] if study.began else facts
@@ -131,15 +139,17 @@ def _evaluated(data: ReportData) -> list[str]:
 
 def _summary_rows(data: ReportData) -> list[list[str]]:
     """W-F1 of winner and baseline on each split, and of LFVD as published."""
+    folds = {each.trial: each for each in data.summary.order}
     rows = [
         [
             name_of(each.trial, data.roles["winner"].trial),
+            *([mean_text(folds[each.trial].scores, overlap(data.study))] if data.study.folds else []),
             *(mean_text(row["wf1"] for row in data.scores[split].get(role, [])) for split in _evaluated(data)),
         ]
         for role, each in data.roles.items()
     ]
     if (paper := data.paper.get("LFVD")) and data.scores["test"]:
-        rows.append(["LFVD as published", "", f"{paper['wf1']:.2f}"])
+        rows.append(["LFVD as published", *[""] * (len(rows[0]) - 2), f"{paper['wf1']:.2f}"])
     return rows
 
 
@@ -183,7 +193,7 @@ def _fault_rows(study: Study) -> list[list[str]]:
     """Time, place, reason and remedy of the last faults; the seed is named where it is one of the plan's."""
     rows = []
     for fault in study.faults()[-MOST_FAULTS:]:
-        keys = ("trial", "seed") if fault.get("stage") == study.stage else ("trial",)
+        keys = ("trial", "seed") if fault.get("stage") != "search" else ("trial",)
         where = ", ".join(f"{key} {fault[key]}" for key in keys if key in fault) or "study"
         rows.append([_minute(fault), where, fault["reason"], fault["then"]])
     return rows

@@ -58,8 +58,9 @@ class ReportData:
 def gather(study: Study) -> ReportData:
     """Read a study's folder. Raises InputError for a damaged file."""
     summary = summarize(study)
-    baseline = [each for each in summary.order[1:] if each.trial == BASELINE]
-    roles = dict(zip(("winner", "baseline"), [*summary.order[:1], *baseline], strict=False))
+    trials = dict.fromkeys([each.trial for each in summary.order[:1]] + [BASELINE])
+    confirmed = [summary.averages[n] for n in trials if n in summary.averages]
+    roles = dict(zip(("winner", "baseline"), confirmed, strict=False))
     runs = {(run["trial"], run["seed"]): run for run in study.confirmed()}
     test = study.test_scores()
     # A file of test predictions that the log of test evaluations does not name is not shown.
@@ -71,7 +72,7 @@ def gather(study: Study) -> ReportData:
         compute=compute_time(study),
         roles=roles,
         scores={
-            "validation": {k: [_metrics(runs[v.trial, seed]) for seed in v.seeds] for k, v in roles.items()},
+            "validation": {k: [_metrics(runs[v.trial, seed]) for seed in v.units] for k, v in roles.items()},
             "test": {role: [_metrics(row) for row in test[each.trial]] for role, each in evaluated.items()},
         },
         predictions={

@@ -1,4 +1,4 @@
-"""Figures of the confirmation and the test: finalists by seed, F1 by class, W-F1 by dialogue length, fusion weights.
+"""Figures of the confirmation and the test: finalists by run, F1 by class, W-F1 by dialogue length, fusion weights.
 
 Scores are percent; the winner is blue, the baseline orange. Diamonds are means, bars their 95 % intervals.
 """
@@ -32,43 +32,47 @@ def name_of(trial: int, winner: int) -> str:
     return f"trial {trial}" + (f" ({', '.join(roles)})" if roles else "")
 
 
-def mean_text(shares: Iterable[float]) -> str:
+def mean_text(shares: Iterable[float], overlap: float = 0.0) -> str:
     """Scores in 0..1 as `62.31 ± 0.52` percent: mean and half of its 95 % interval; one value alone; `–` without any."""
     scores = [100 * share for share in shares]
     if not scores:
         return "–"
-    found = mean_interval(scores)
+    found = mean_interval(scores, overlap=overlap)
     return f"{found.mean:.2f}" if math.isnan(found.high) else f"{found.mean:.2f} ± {found.high - found.mean:.2f}"
 
 
-def by_seed(rows: Mapping[str, tuple[Study, Confirmed]]) -> go.Figure:
-    """Each seed as a point, the mean with its interval, and the score of the search; rows: name → config, top first."""
+def by_run(rows: Mapping[str, tuple[Study, Confirmed]], unit: str = "seed", overlap: float = 0.0) -> go.Figure:
+    """Each run as a point, the mean with its interval, and the score of the search; rows: name → config, top first.
+
+    unit: that runs differ in, `seed` or `fold`; overlap: of folds (tune.search.stages).
+    """
     figure = empty_figure(130 + 46 * len(rows), x=SCORE)
-    points = [(name, *run) for name, (_, each) in rows.items() for run in zip(each.seeds, each.scores, strict=True)]
+    points = [(name, *run) for name, (_, each) in rows.items() for run in zip(each.units, each.scores, strict=True)]
     figure.add_scatter(
         x=[100 * score for _, _, score in points],
         y=[name for name, _, _ in points],
-        customdata=[seed for _, seed, _ in points],
-        name="one seed",
+        customdata=[number for _, number, _ in points],
+        name=f"one {unit}",
         mode="markers",
         marker={"color": GREY, "size": 8, "opacity": 0.75},
-        hovertemplate="%{y}, seed %{customdata}: %{x:.2f} %<extra></extra>",
+        hovertemplate=f"%{{y}}, {unit} %{{customdata}}: %{{x:.2f}} %<extra></extra>",
     )
     groups = {name: each.scores for name, (_, each) in rows.items()}
-    figure.add_trace(_means("x", list(groups.values()), list(groups), BLUE, "mean and 95 % interval"))
+    figure.add_trace(_means("x", list(groups.values()), list(groups), BLUE, "mean and 95 % interval", overlap))
     trials = {name: study.trials[each.trial] for name, (study, each) in rows.items()}
     searched = {name: best_of(trial) for name, trial in trials.items() if trial.intermediate_values}
     figure.add_scatter(
         x=list(searched.values()),
         y=list(searched),
-        name="score in the search (one seed)",
+        name="score in the search (one run)",
         mode="markers",
         marker={"symbol": "x-thin", "size": 9, "line": {"width": 2, "color": ORANGE}},
         hovertemplate="%{y}, in the search: %{x:.2f} %<extra></extra>",
     )
-    # The interval of a finalist that was dropped after two seeds may be wider than all the rest: it runs out of the frame.
+    # The interval of a finalist that was dropped after two runs may be wider than all the rest: it runs out of the frame.
     most = max(map(len, groups.values()))
-    found = [mean_interval([100 * share for share in group]) for group in groups.values() if len(group) == most]
+    whole = [[100 * share for share in group] for group in groups.values() if len(group) == most]
+    found = [mean_interval(group, overlap=overlap) for group in whole]
     ends = [end for each in found for end in (each.low, each.high) if not math.isnan(end)]
     shown = [*ends, *searched.values(), *(100 * score for _, _, score in points)]
     margin = 0.05 * (max(shown) - min(shown)) or 1.0
@@ -150,9 +154,11 @@ def fusion_weights(found: Predictions | None) -> go.Figure | None:
     return figure.update_xaxes(_names_axis([classes[c] for c in present]))
 
 
-def _means(axis: str, groups: Sequence[Sequence[float]], places: Sequence[Any], colour: str, name: str) -> go.Scatter:
+def _means(
+    axis: str, groups: Sequence[Sequence[float]], places: Sequence[Any], colour: str, name: str, overlap: float = 0.0
+) -> go.Scatter:
     """Mean and 95 % interval of each group of shares along an axis, at places on the other one."""
-    found = [mean_interval([100 * share for share in group]) for group in groups]
+    found = [mean_interval([100 * share for share in group], overlap=overlap) for group in groups]
     reach = [0.0 if math.isnan(each.high) else each.high - each.mean for each in found]  # one seed has no interval
     return go.Scatter(
         {
@@ -160,7 +166,7 @@ def _means(axis: str, groups: Sequence[Sequence[float]], places: Sequence[Any], 
             "y" if axis == "x" else "x": places,
             f"error_{axis}": {"type": "data", "array": reach, "color": colour, "thickness": 2},
         },
-        text=[f"{mean_text(group)} %" for group in groups],
+        text=[f"{mean_text(group, overlap)} %" for group in groups],
         mode="markers",
         name=name,
         marker={"color": colour, "symbol": "diamond", "size": 9},

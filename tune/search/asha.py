@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 
-from tune.plan import SchedulerPlan
+from tune.sections import SchedulerPlan
 
 
 class Rungs:

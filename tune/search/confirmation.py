@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lfvd.files import write_bytes
-from tune.plan import ConfirmPlan
 from tune.search.job import Job, Result
 from tune.search.racing import Drop, Race, run_race
+from tune.search.stages import Stage, averaging, comparison, division
 from tune.search.trials import ranked
 from tune.statistics import mean_std
 from tune.study.checkpoints import delete
@@ -20,45 +20,51 @@ from tune.study.study import BASELINE, Study
 
 
 def finalists(study: Study) -> list[int]:
-    """Trial numbers to confirm: the best of the search with different values, none the baseline's own, and the baseline.
+    """Trial numbers to compare: the best of the search with different values, none the baseline's own, and the baseline.
 
-    In a search that was extended also those that were confirmed on all seeds before, which nothing may overtake unseen.
+    In a search that was extended also those that were compared over all units before, which nothing may overtake unseen.
+    Empty where there is no candidate beside the baseline.
     """
     chosen: list[int] = []
-    seen: list[dict[str, Any]] = []
+    seen = [study.plan.baseline]
     for trial in ranked(study):
-        same = trial.params in seen or (trial.params == study.plan.baseline and trial.number != BASELINE)
-        if not same and len(chosen) < study.plan.confirm.finalists:
+        if trial.params not in seen and trial.number != BASELINE and len(chosen) < study.plan.confirm.finalists:
             chosen.append(trial.number)
             seen.append(trial.params)
-    done = {(run["trial"], run["seed"]) for run in study.confirmed()}
-    before = [n for n in sorted({n for n, _ in done}) if all((n, s) in done for s in study.plan.confirm.seeds)]
+    stage = comparison(study)
+    done = scores_of(study, stage)
+    before = [n for n in sorted({n for n, _ in done}) if all((n, unit) in done for unit in stage.units)]
     return list(dict.fromkeys([*chosen, *before, BASELINE])) if chosen else []
 
 
-def _scores(study: Study) -> dict[tuple[int, int], float]:
-    """(trial, seed) → validation W-F1 of the confirmed runs."""
-    return {(run["trial"], run["seed"]): float(run["val/wf1"]) for run in study.confirmed()}
+def scores_of(study: Study, stage: Stage) -> dict[tuple[int, int], float]:
+    """(trial, unit) → validation W-F1 of a stage's runs."""
+    return {(run["trial"], run["seed"]): float(run["val/wf1"]) for run in study.confirmed(stage.name)}
 
 
-def _race(study: Study, numbers: Sequence[int], scores: dict[tuple[int, int], float], out: Collection[int]) -> Race:
-    plan = study.plan.confirm
-    return run_race(scores, numbers, seeds=plan.seeds, baseline=BASELINE, racing=plan.race, out=out)
+def _race(stage: Stage, numbers: Sequence[int], scores: dict[tuple[int, int], float], out: Collection[int]) -> Race:
+    return run_race(scores, numbers, units=stage.units, baseline=BASELINE, racing=stage.racing, out=out)
 
 
 class ConfirmJobs:
-    """The source of a confirmation's jobs (tune.execution.retries.JobSource): the pending runs of the race.
+    """The source of a stage's jobs (tune.execution.retries.JobSource): the pending runs of its race.
 
-    numbers: the trials that take part; the finalists unless named.
+    stage: the comparison of the finalists unless named; numbers: the trials that take part, the finalists unless named.
     """
 
-    def __init__(self, study: Study, interrupted: Callable[[], bool], numbers: Sequence[int] | None = None) -> None:
-        self.study, self.interrupted = study, interrupted
+    def __init__(
+        self,
+        study: Study,
+        interrupted: Callable[[], bool],
+        numbers: Sequence[int] | None = None,
+        stage: Stage | None = None,
+    ) -> None:
+        self.study, self.interrupted, self.stage = study, interrupted, stage or comparison(study)
         self.numbers = finalists(study) if numbers is None else list(numbers)
-        self.scores = _scores(study)
+        self.scores = scores_of(study, self.stage)
         self.running: dict[str, tuple[int, int]] = {}
         self.history: dict[tuple[int, int], list[dict[str, Any]]] = {}
-        for record in study.epochs(study.stage):
+        for record in study.epochs(self.stage.name):
             self.history.setdefault((record["trial"], record["seed"]), []).append(record)
         self.errors: list[str] = []
         self.out: set[int] = set()  # trials with a run that failed in this session
@@ -66,7 +72,7 @@ class ConfirmJobs:
 
     def _update_race(self) -> None:
         """After a result."""
-        self.race = _race(self.study, self.numbers, self.scores, self.out)
+        self.race = _race(self.stage, self.numbers, self.scores, self.out)
 
     def next(self) -> Job | None:
         """The next missing run; None also while the race waits for those that run."""
@@ -74,16 +80,17 @@ class ConfirmJobs:
         waiting = [run for run in self.race.pending_runs if run not in at_work]
         if self.interrupted() or not waiting:
             return None
-        number, seed = waiting[0]
-        name = f"{self.study.stage}-trial{number}-seed{seed}"
-        self.running[name] = (number, seed)
+        number, unit = waiting[0]
+        name = f"{self.stage.name}-trial{number}-seed{unit}"
+        self.running[name] = (number, unit)
         return Job(
             name=name,
             config=self.study.config_of(number),
-            seed=seed,
+            seed=unit,
             checkpoint=self.study.paths.checkpoint(name),
             gpu=self.study.plan.resources.gpu,
-            keep=True,
+            division=division(self.study, self.stage.name, unit),
+            keep=self.stage.name == self.study.stage,
         )
 
     def exhausted(self) -> bool:
@@ -100,18 +107,19 @@ class ConfirmJobs:
         history = self.history.setdefault(key, [])
         if record["epoch"] > len(history):
             history.append(record)
-            self.study.log_epoch(self.study.stage, *key, {**record, "gpu": job.gpu} if job.gpu else record)
+            self.study.log_epoch(self.stage.name, *key, {**record, "gpu": job.gpu} if job.gpu else record)
         return None
 
     def finished(self, job: Job, result: Result) -> None:
-        """Keep the best epoch's weights, then write the run down."""
+        """Keep the best epoch's weights where they are evaluated later, then write the run down."""
         trial, seed = self.running.pop(job.name)
-        self.study.retry_on_full_disk(lambda: write_bytes(self.study.paths.weights(trial, seed), result.weights))
+        if job.keep:
+            self.study.retry_on_full_disk(lambda: write_bytes(self.study.paths.weights(trial, seed), result.weights))
         best = {k: v for k, v in result.best.items() if k.startswith("val/")}
         run = {"trial": trial, "seed": seed, "best_epoch": result.best_epoch, "epochs": result.epochs}
         self.study.fsync()
         values = {"params_hash": self.study.params_hash(trial)}
-        self.study.log_confirmed({**run, **values, "seconds": result.seconds, **best})
+        self.study.log_confirmed({**run, **values, "seconds": result.seconds, **best}, self.stage.name)
         self.scores[trial, seed] = result.best["val/wf1"]
         self._update_race()
         delete(job.checkpoint)
@@ -119,13 +127,13 @@ class ConfirmJobs:
     def fault(self, job: Job, reason: str, then: str) -> None:
         """Enter what happened to the run."""
         trial, seed = self.running[job.name]
-        self.study.log_fault(reason, then, stage=self.study.stage, trial=trial, seed=seed)
+        self.study.log_fault(reason, then, stage=self.stage.name, trial=trial, seed=seed)
 
     def failed(self, job: Job, reason: str) -> None:
         """Remember the reason; the finalist is out of the race until another session tries it again."""
         self.fault(job, reason, FAILED)
         trial, seed = self.running.pop(job.name)
-        self.errors.append(f"{self.study.name_of(trial)}, seed {seed}: {reason}")
+        self.errors.append(f"{self.study.name_of(trial)}, {self.stage.unit} {seed}: {reason}")
         self.out.add(trial)
         self._update_race()
 
@@ -136,19 +144,20 @@ FAILED = "failed"
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmed:
-    """A finalist's validation: `mean` and `std` (sample, 0 for one seed) of each `val/…` metric in 0..1, over `seeds`.
+    """A finalist's validation: `mean` and `std` (sample, 0 for one run) of each `val/…` metric in 0..1, over `units`.
 
-    Those are all of the plan's seeds, fewer where it was dropped.
+    Those are all units of a stage, fewer where it was dropped.
     """
 
     trial: int
-    seeds: tuple[int, ...]
+    units: tuple[int, ...]
+    """Folds or seeds."""
     mean: dict[str, float]
     std: dict[str, float]
     scores: tuple[float, ...]
-    """W-F1 at each of `seeds`."""
+    """W-F1 at each of `units`."""
     drop: Drop | None = None
-    """When and why the race went on without it; None also where it ran all seeds nonetheless."""
+    """When and why the race went on without it; None also where it ran all units nonetheless."""
 
     @property
     def wf1(self) -> float:
@@ -157,51 +166,82 @@ class Confirmed:
 
 
 def ranking(study: Study) -> list[Confirmed]:
-    """The finalists: first the best of those with all seeds of the plan, by its mean; then all others by theirs.
+    """The finalists by the comparison: first the best of those with all units, by its mean; then all others by theirs.
 
-    Also one that the race dropped is among the former if it has all seeds, as the baseline and former finalists do.
+    Also one that the race dropped is among the former if it has all units, as former finalists do.
     """
-    plan = study.plan.confirm
-    runs = {(run["trial"], run["seed"]): run for run in study.confirmed()}
-    race = race_state(study)
+    stage, race = comparison(study), race_state(study)
     drops = {drop.trial: drop for drop in race.dropped}
     taking_part = [*race.alive, *reversed(drops)]
-    whole = [n for n in taking_part if all((n, s) in runs for s in plan.seeds)]
-    found = {n: _confirmed(plan, n, runs, drops.get(n)) for n in taking_part if n in whole or n in drops}
-    order = sorted(found, key=lambda n: found[n].wf1, reverse=True)
-    first = next((n for n in order if n in whole), None)
-    return [found[n] for n in sorted(order, key=lambda n: n != first)]
+    found = _confirmed(study, stage, taking_part, drops)
+    order = sorted(found.values(), key=lambda each: each.wf1, reverse=True)
+    first = next((each for each in order if each.units == stage.units), None)
+    return sorted(
+        (each for each in order if each is first or each.units == stage.units or each.drop),
+        key=lambda each: each is not first,
+    )
 
 
-def _confirmed(
-    plan: ConfirmPlan, number: int, runs: Mapping[tuple[int, int], dict[str, Any]], drop: Drop | None
-) -> Confirmed:
-    seeds = tuple(s for s in plan.seeds if (number, s) in runs)
-    mean, std = mean_std([{k: v for k, v in runs[number, s].items() if k.startswith("val/")} for s in seeds])
-    cut = drop if drop and (len(seeds) < len(plan.seeds) or drop.seeds >= len(plan.seeds)) else None
-    scores = tuple(runs[number, s]["val/wf1"] for s in seeds)
-    return Confirmed(trial=number, seeds=seeds, mean=mean, std=std, scores=scores, drop=cut)
+def averages(study: Study) -> dict[int, Confirmed]:
+    """Trial → its averages over the plan's seeds on the official split, of those that have all of them."""
+    stage = averaging(study)
+    trials = sorted({trial for trial, _ in scores_of(study, stage)})
+    return {n: each for n, each in _confirmed(study, stage, trials, {}).items() if each.units == stage.units}
+
+
+def _confirmed(study: Study, stage: Stage, trials: Sequence[int], drops: Mapping[int, Drop]) -> dict[int, Confirmed]:
+    runs = {(run["trial"], run["seed"]): run for run in study.confirmed(stage.name)}
+    found = {}
+    for number in trials:
+        units = tuple(unit for unit in stage.units if (number, unit) in runs)
+        if not units:
+            continue
+        rows = [{k: v for k, v in runs[number, unit].items() if k.startswith("val/")} for unit in units]
+        mean, std = mean_std(rows)
+        found[number] = Confirmed(
+            trial=number,
+            units=units,
+            mean=mean,
+            std=std,
+            scores=tuple(row["val/wf1"] for row in rows),
+            drop=drops.get(number) if units != stage.units else None,
+        )
+    return found
+
+
+def compared(study: Study) -> list[Confirmed]:
+    """The ranking once the comparison is over and a candidate beside the baseline has all units; empty until then."""
+    if race_state(study).pending_runs:
+        return []
+    order, units = ranking(study), comparison(study).units
+    return order if any(each.trial != BASELINE and each.units == units for each in order) else []
 
 
 def final_ranking(study: Study) -> list[Confirmed]:
-    """The ranking once the race is over; whoever is ahead in one that goes on is no winner: empty until then."""
-    return [] if race_state(study).pending_runs else ranking(study)
+    """The ranking once its first has its averages over the plan's seeds; empty until then: nothing is a winner before."""
+    order = compared(study)
+    return order if order and order[0].trial in averages(study) else []
+
+
+def candidates(study: Study) -> int:
+    """Trials beside the baseline that were ever compared, in earlier sessions too: among so many the winner was chosen."""
+    return len({trial for trial, _ in scores_of(study, comparison(study))} - {BASELINE})
 
 
 def race_state(study: Study) -> Race:
-    """How the finalists' race stands, without those of which it wants a run that failed for good."""
-    numbers, failed, out = finalists(study), failed_runs(study), set[int]()
-    scores = _scores(study)
+    """How the finalists' comparison stands, without those of which it wants a run that failed for good."""
+    stage, numbers, out = comparison(study), finalists(study), set[int]()
+    scores, failed = scores_of(study, stage), failed_runs(study, stage.name)
     while True:
-        race = _race(study, numbers, scores, out)
-        lost = {trial for trial, seed in race.pending_runs if (trial, seed) in failed}
+        race = _race(stage, numbers, scores, out)
+        lost = {trial for trial, unit in race.pending_runs if (trial, unit) in failed}
         if not lost:
             return race
         out |= lost
 
 
-def failed_runs(study: Study) -> set[tuple[int, int]]:
-    """Trial and seed of runs that failed for good, and were not made up for."""
-    done = {(run["trial"], run["seed"]) for run in study.confirmed()}
-    ended = {(f["trial"], f["seed"]) for f in study.faults() if f.get("stage") == study.stage and f["then"] == FAILED}
+def failed_runs(study: Study, stage: str) -> set[tuple[int, int]]:
+    """Trial and unit of a stage's runs that failed for good, and were not made up for."""
+    done = {(run["trial"], run["seed"]) for run in study.confirmed(stage)}
+    ended = {(f["trial"], f["seed"]) for f in study.faults() if f.get("stage") == stage and f["then"] == FAILED}
     return ended - done

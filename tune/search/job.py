@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lfvd.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """Train + valid without one fold, and that fold to be scored on (lfvd.data.folds.divide)."""
+
+    folds: int | Literal["session"]
+    deal: int
+    fold: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +27,8 @@ class Job:
     checkpoint: str
     """Where it lies: a path, or an address (tune.study.checkpoints)."""
     gpu: float
+    division: Division | None = None
+    """Of train + valid; None: the corpus's own."""
     keep: bool = False
     """Whether the best epoch's weights are wanted."""
 

@@ -1,7 +1,7 @@
-"""The race over seeds: which finalists go on, which are dropped, which runs are pending.
+"""The race: which finalists go on, which are dropped, which runs are pending.
 
-A function of the results alone: a restart decides the same. All that are alive run one more seed, then those are dropped that
-are significantly worse than the leader. The baseline and the winner run all seeds.
+A function of the results alone: a restart decides the same. All candidates run one more unit (a fold, or a seed), then those are
+dropped that are clearly behind the leader. The baseline runs all units, and so does at least one candidate.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from dataclasses import dataclass
 
 from tune.statistics import chance_of, pooled_deviation
 
-RACE_ALPHA = 0.21
-"""Level of the test that drops a finalist. Looser than usual: who is dropped by mistake is close to the leader, so that little
-is lost, and a stricter test spends the runs on telling equals apart. Loosest that costs less than 0.02 points of W-F1 beside
-running all seeds (`tests/benchmarks/racing.py`)."""
+RACE_LEVEL = 0.1
+"""Level of the tests that drop a finalist, spent in equal parts over the rounds that can drop one. Of 8 equal finalists 24 % of
+races drop one, the best by 0.5 points is dropped in 0.5 % (`tests/benchmarks/racing.py`)."""
+
+FIRST_DECISION = 2
+"""Units that all have run before anyone is dropped: one tells nothing of how much units matter."""
 
 Scores = Mapping[tuple[int, int], float]
-"""Score of a trial by a seed."""
+"""Score of a trial by a unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,21 +28,15 @@ class Drop:
     """A finalist that was dropped, and why."""
 
     trial: int
-    seeds: int
-    """Rounds that it had run."""
+    units: int
+    """That it had run."""
     leader: int
     behind: float
-    """Mean difference to the leader over those seeds, as the scores are (0..1)."""
-    p: float
-    """One-sided, adjusted for the number of finalists compared (Holm)."""
-    deviation: float
-    """Of one run, pooled over all finalists."""
+    """Mean difference to the leader over those units, as the scores are (0..1)."""
 
-    def reason(self) -> str:
-        """`dropped after 2 seeds: 1.84 behind trial 7 (p = 0.003)`, in percent points."""
-        seeds = f"{self.seeds} seed" + "s" * (self.seeds > 1)
-        p = f"p = {self.p:.3f}" if self.p >= 0.001 else "p < 0.001"
-        return f"dropped after {seeds}: {100 * self.behind:.2f} behind trial {self.leader} ({p})"
+    def reason(self, unit: str) -> str:
+        """`dropped after 2 folds: 1.84 points behind trial 7`, in percent points."""
+        return f"dropped after {self.units} {unit}s: {100 * self.behind:.2f} points behind trial {self.leader}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,73 +44,77 @@ class Race:
     """How a race stands."""
 
     alive: tuple[int, ...]
-    """Best first, by the mean over the seeds of `rounds`."""
+    """Candidates, best first by the mean over the units of `rounds`, and the baseline at its place."""
     dropped: tuple[Drop, ...]
     """In the order of dropping; within a round, the worst first."""
     rounds: int
-    """Seeds that all of the alive have run, and that are decided on."""
+    """Units that all of the alive have run, and that are decided on."""
     pending_runs: tuple[tuple[int, int], ...]
-    """(trial, seed) to run now, at the same time if there is room; empty when the race is over."""
+    """(trial, unit) to run now, at the same time if there is room; empty when the race is over."""
 
 
 def run_race(
     scores: Scores,
     finalists: Sequence[int],
     *,
-    seeds: Sequence[int],
+    units: Sequence[int],
     baseline: int,
     racing: bool = True,
     out: Collection[int] = (),
 ) -> Race:
     """How the race of the finalists stands by these scores.
 
-    finalists: in the order that decides where means are equal. out: those with a failed run, which take no part any more;
-    their scores still tell how much seeds matter. racing: otherwise all run all of `seeds`.
+    finalists: in the order that decides where means are equal. out: those with a failed run, which take no part any more.
+    racing: otherwise all run all of `units`.
     """
-    alive, dropped, rounds = [trial for trial in finalists if trial not in out], list[Drop](), 0
-    first = [(baseline, seed) for seed in seeds if baseline in alive]
-    # The baseline's own spread is the yardstick of the first rounds: decisions wait for it.
-    ready = not racing or all(run in scores for run in first)
+    entered = [trial for trial in finalists if trial != baseline]
+    alive, dropped, rounds = [trial for trial in entered if trial not in out], list[Drop](), 0
+    others = [baseline] if baseline in finalists and baseline not in out and (alive or not entered) else []
 
-    def ahead() -> Sequence[int]:
-        """Seeds to run now: all where nothing is left to decide, else the next."""
-        return seeds[rounds:] if not racing or len(alive) == 1 else seeds[rounds : rounds + 1]
+    def due() -> Sequence[int]:
+        """Units to run now: all where nothing is left to decide, else the next."""
+        return units[rounds:] if not racing or len(alive) == 1 else units[rounds : rounds + 1]
 
-    while alive and ready and ahead() and all((trial, seeds[rounds]) in scores for trial in alive):
+    while alive and due() and all((trial, units[rounds]) in scores for trial in alive):
         rounds += 1
-        if racing:
-            heard = dict.fromkeys(finalists, rounds) | {drop.trial: drop.seeds for drop in dropped}
-            if first:
-                heard[baseline] = max(heard[baseline], len(seeds))
-            evidence = {k: {s: scores[k, s] for s in seeds[:n] if (k, s) in scores} for k, n in heard.items()}
-            dropped += _worse(_ranking(scores, alive, seeds[:rounds]), rounds, evidence)
+        if racing and FIRST_DECISION <= rounds < len(units):
+            ran = dict.fromkeys(entered, rounds) | {drop.trial: drop.units for drop in dropped}
+            evidence = {k: {u: scores[k, u] for u in units[:n] if (k, u) in scores} for k, n in ran.items()}
+            level = RACE_LEVEL / (len(units) - FIRST_DECISION)
+            dropped += _behind(_ranking(scores, alive, units[:rounds]), rounds, evidence, level)
             alive = [trial for trial in alive if trial not in {drop.trial for drop in dropped}]
-    due = [*first, *((trial, seed) for seed in ahead() for trial in alive)]
-    pending = tuple(dict.fromkeys(run for run in due if run not in scores))
-    order = tuple(_ranking(scores, alive, seeds[:rounds]))
-    return Race(alive=order, dropped=tuple(dropped), rounds=rounds, pending_runs=pending)
+    wanted = [*((trial, unit) for trial in others for unit in units), *((t, u) for u in due() for t in alive)]
+    known = [trial for trial in others if all((trial, unit) in scores for unit in units[:rounds])]
+    return Race(
+        alive=tuple(_ranking(scores, [t for t in finalists if t in (*alive, *known)], units[:rounds])),
+        dropped=tuple(dropped),
+        rounds=rounds,
+        pending_runs=tuple(dict.fromkeys(run for run in wanted if run not in scores)),
+    )
 
 
-def _ranking(scores: Scores, trials: Sequence[int], seeds: Sequence[int]) -> dict[int, float]:
-    """Trial → mean over these seeds, the best first; equal ones stay in their order."""
-    mean = {trial: math.fsum(scores[trial, seed] for seed in seeds) / max(1, len(seeds)) for trial in trials}
+def _ranking(scores: Scores, trials: Sequence[int], units: Sequence[int]) -> dict[int, float]:
+    """Trial → mean over these units, the best first; equal ones stay in their order."""
+    mean = {trial: math.fsum(scores[trial, unit] for unit in units) / max(1, len(units)) for trial in trials}
     return dict(sorted(mean.items(), key=lambda item: item[1], reverse=True))
 
 
-def _worse(ranking: Mapping[int, float], rounds: int, evidence: Mapping[int, Mapping[int, float]]) -> list[Drop]:
-    """Those of a ranking by so many seeds that are significantly worse than its leader, the worst first.
+def _behind(
+    ranking: Mapping[int, float], rounds: int, evidence: Mapping[int, Mapping[int, float]], level: float
+) -> list[Drop]:
+    """Those of a ranking by so many units that are clearly behind its leader, the worst first.
 
-    evidence: trial → seed → score, which tells how much seeds matter; nobody is worse as long as it does not.
+    evidence: trial → unit → score, which tells how much units matter; nobody is dropped as long as it does not.
     """
     deviation, degrees = pooled_deviation(evidence)
     if not degrees:
         return []
     leader, *others = ranking
-    behind = [ranking[leader] - ranking[trial] for trial in others]
+    gaps = [ranking[leader] - ranking[trial] for trial in others]
     error = deviation * math.sqrt(2 / rounds)  # of a difference of means
-    p = chance_of(behind, [error] * len(behind), degrees)
+    chances = chance_of(gaps, [error] * len(gaps), degrees)
     return [
-        Drop(trial=trial, seeds=rounds, leader=leader, behind=gap, p=p, deviation=deviation)
-        for trial, gap, p in zip(others, behind, p, strict=True)
-        if p < RACE_ALPHA
+        Drop(trial=trial, units=rounds, leader=leader, behind=gap)
+        for trial, gap, chance in zip(others, gaps, chances, strict=True)
+        if chance < level
     ][::-1]

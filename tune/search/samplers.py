@@ -12,7 +12,8 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.plan import MAX_SEED, SamplerPlan, SearchPlan
+from tune.plan import SearchPlan
+from tune.sections import MAX_SEED, SamplerPlan
 
 
 class _PlanSpace(optuna.samplers.BaseSampler):

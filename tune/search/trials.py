@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tune.search.asha import Rungs
 from tune.search.job import Job, Result
 from tune.search.samplers import sampler_for, training_seed
+from tune.search.stages import division
 from tune.study.checkpoints import delete
 from tune.study.lock import Requests
 from tune.study.plan_file import StudyError
@@ -157,6 +158,7 @@ class SearchJobs:
             seed=running.seed,
             checkpoint=self.study.paths.checkpoint(name),
             gpu=self.plan.resources.gpu,
+            division=division(self.study, "search"),
         )
 
     def _over_budget(self) -> bool:

@@ -15,6 +15,8 @@ from tune.study.jsonl import Tail
 from tune.study.records import RecordFiles
 
 Record = dict[str, Any]
+RunKey = tuple[str, int, str]
+"""Stage, trial and seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class Consistency:
     """Of trials, or rows, that may be named."""
     space: Mapping[str, Parameter]
     stage: str
-    """Of the confirmation in epochs.jsonl."""
+    """Of the runs over the plan's seeds in epochs.jsonl; lines of confirm.jsonl without a stage are of it."""
     params_hash: Callable[[int], str]
     """Trial → hash of its values (Study.params_hash)."""
 
@@ -66,13 +68,13 @@ class Consistency:
             held = f"{len(self.trials)} trial" + "s" * (len(self.trials) != 1)
             raise self._error("journal.log", f"holds {held}, but line {line} of {name} names trial {trial}")
 
-    def _confirmed(self) -> dict[tuple[int, str], Record]:
+    def _confirmed(self) -> dict[RunKey, Record]:
         """Each run belongs to a trial of the journal, with the same values, and comes once → the runs."""
-        name, runs = "confirm.jsonl", dict[tuple[int, str], Record]()
+        name, runs = "confirm.jsonl", dict[RunKey, Record]()
         for line, run in self._lines(name):
             if not {"trial", "seed"} <= run.keys():
                 raise self._error(name, "names no trial and seed", line)
-            trial, key = run["trial"], (run["trial"], repr(run["seed"]))
+            trial, key = run["trial"], (run.get("stage", self.stage), run["trial"], repr(run["seed"]))
             self._check_trial(name, line, trial)
             if run.get("params_hash", self.params_hash(trial)) != self.params_hash(trial):
                 raise self._error(name, f"belongs to other values than trial {trial} has in journal.log", line)
@@ -81,9 +83,9 @@ class Consistency:
             runs[key] = run
         return runs
 
-    def _epochs(self) -> dict[tuple[str, int, str], dict[int, Record]]:
+    def _epochs(self) -> dict[RunKey, dict[int, Record]]:
         """Each epoch belongs to a trial of the journal, and those of a run come in order → (stage, trial, seed) → epochs."""
-        name, runs = "epochs.jsonl", dict[tuple[str, int, str], dict[int, Record]]()
+        name, runs = "epochs.jsonl", dict[RunKey, dict[int, Record]]()
         for line, record in self._lines(name):
             try:
                 key, epoch = (record["stage"], record["trial"], repr(record["seed"])), int(record["epoch"])
@@ -119,24 +121,22 @@ class Consistency:
                 what = f"does not hold epoch {epoch} of trial {trial.number} as journal.log has it"
                 raise self._error("epochs.jsonl", what)
 
-    def _check_runs(
-        self, runs: dict[tuple[int, str], Record], epochs: dict[tuple[str, int, str], dict[int, Record]]
-    ) -> None:
+    def _check_runs(self, runs: dict[RunKey, Record], epochs: dict[RunKey, dict[int, Record]]) -> None:
         """A confirmed run has all its epochs, and the metrics of its best one."""
-        for (trial, seed), run in runs.items():
-            found = epochs.get((self.stage, trial, seed), {})
+        for key, run in runs.items():
+            found, (_, trial, seed) = epochs.get(key, {}), key
             best = found.get(run.get("best_epoch", 0), {})
             metrics = [{k: v for k, v in each.items() if k.startswith("val/")} for each in (run, best)]
             if metrics[0] != metrics[1] or len(found) != run.get("epochs"):
                 what = f"holds trial {trial}, seed {seed} with other epochs or metrics than epochs.jsonl"
                 raise self._error("confirm.jsonl", what)
 
-    def _check_evaluations(self, runs: dict[tuple[int, str], Record]) -> None:
+    def _check_evaluations(self, runs: dict[RunKey, Record]) -> None:
         """What was evaluated on test was confirmed before."""
         for line, look in self._lines("test_looks.jsonl"):
             if not ({"trials", "seeds"} <= look.keys() or ("scores" in look and line > 1)):
                 raise self._error("test_looks.jsonl", "is no evaluation of test, and no scores of one", line)
             for trial, seed in itertools.product(look.get("trials", []), look.get("seeds", [])):
-                if (trial, repr(seed)) not in runs:
+                if (self.stage, trial, repr(seed)) not in runs:
                     what = f"lacks trial {trial}, seed {seed}, which line {line} of test_looks.jsonl names"
                     raise self._error("confirm.jsonl", what)

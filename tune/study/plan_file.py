@@ -76,7 +76,9 @@ def load_plan(
     try:
         config = Config.from_dict(frozen["config"], source="config")
         data = DataSource(**{**frozen["data"], "simulated": tuple(frozen["data"]["simulated"])})
-        plan = read(frozen["plan"], source="plan", folder=folder, config=config)
+        # A study whose plan names no folds began when there were none.
+        asked = {**frozen["plan"], "confirm": {"folds": 0, **frozen["plan"]["confirm"]}}
+        plan = read(asked, source="plan", folder=folder, config=config)
     except StudyError as error:
         raise StudyError(f"{folder}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:

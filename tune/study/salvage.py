@@ -29,7 +29,7 @@ def salvage_epochs(study: Study, text: bytes, confirmed: bytes) -> Salvaged:
     over = {("search", t.number, ""): t.state.is_finished() for t in study.trials}
     length = {("search", t.number, ""): max(t.intermediate_values, default=0) for t in study.trials}
     for run in map(jsonl.parse, salvage_lines(confirmed)[0]):
-        key = (study.stage, run["trial"], repr(run["seed"]))
+        key = (run.get("stage", study.stage), run["trial"], repr(run["seed"]))
         over[key], length[key] = True, run["epochs"]
     kept, gone = dict[int, bytes](), list[str]()
     for key in sorted({*runs, *length}):
@@ -59,30 +59,33 @@ def _by_run(study: Study, lines: list[bytes]) -> dict[Run, dict[int, int]]:
 
 
 def salvage_confirmed(study: Study, text: bytes, epochs: bytes, folder: Path) -> Salvaged:
-    """Undamaged runs, and those that ended, since their weights lie in the folder, from all their epochs."""
-    kept: dict[tuple[int, str], bytes] = {}
+    """Undamaged runs, and those that ended, from all their epochs; their weights, where they are kept, lie in the folder."""
+    kept: dict[Run, bytes] = {}
     for line in salvage_lines(text)[0]:
         run = jsonl.parse(line)
         if run["trial"] in study.numbers and run.get("params_hash") == study.params_hash(run["trial"]):
-            kept.setdefault((run["trial"], repr(run["seed"])), line)
+            kept.setdefault((run.get("stage", study.stage), run["trial"], repr(run["seed"])), line)
     lines, rebuilt = salvage_lines(epochs)[0], list[str]()
     for (stage, trial, seed), places in _by_run(study, lines).items():
         records = [jsonl.parse(lines[places[epoch]]) for epoch in sorted(places)]
-        if stage != study.stage or (trial, seed) in kept or not _has_ended(study, trial, records, folder):
+        key = (stage, trial, seed)
+        if stage == "search" or key in kept or not _has_ended(study, trial, records, folder):
             continue
         best = max(records, key=lambda record: float(record["val/wf1"]))
         run = {"trial": trial, "seed": records[0]["seed"], "best_epoch": best["epoch"], "epochs": len(records)}
+        run |= {} if stage == study.stage else {"stage": stage}
         run |= {"params_hash": study.params_hash(trial), "seconds": sum(record["seconds"] for record in records)}
-        kept[trial, seed] = jsonl.dump(run | {k: v for k, v in best.items() if k.startswith("val/")}).encode()
+        kept[key] = jsonl.dump(run | {k: v for k, v in best.items() if k.startswith("val/")}).encode()
         rebuilt.append(f"trial {trial}, seed {seed}")
     sentence = f"; rebuilt from epochs.jsonl: {'; '.join(rebuilt)}" if rebuilt else ""
     return list(kept.values()), sentence
 
 
 def _has_ended(study: Study, trial: int, records: list[dict[str, Any]], folder: Path) -> bool:
-    """Whether a run has its weights, and all its epochs, or as many without a new best as its patience allows."""
+    """Whether a run has its weights, where they are kept, and all its epochs, or as many without a new best as its patience allows."""
     run = study.config_of(trial).run
     stale = sum(record[OBJECTIVE] == records[-1][OBJECTIVE] for record in records) - 1
     whole = [record["epoch"] for record in records] == list(range(1, len(records) + 1))
     weights = folder / study.paths.weights(trial, records[0]["seed"]).relative_to(study.folder)
-    return whole and weights.is_file() and (len(records) == run.epochs or 0 < run.patience <= stale)
+    kept = weights.is_file() or records[0]["stage"] != study.stage
+    return whole and kept and (len(records) == run.epochs or 0 < run.patience <= stale)

@@ -198,8 +198,14 @@ class Study:
         return hashlib.sha256(json.dumps(self.params_of(trial), sort_keys=True).encode()).hexdigest()[:12]
 
     def config_of(self, trial: int) -> Config:
-        """The Config of a trial."""
-        return self.plan.config_of(self.params_of(trial))
+        """The Config of a trial; the baseline's with the length of its confirmation."""
+        longer = {"run.epochs": self.plan.baseline_epochs} if trial == BASELINE else {}
+        return self.plan.config_of({**self.params_of(trial), **longer})
+
+    @property
+    def folds(self) -> int:
+        """Folds over which finalists are compared; 0: they are compared over the plan's seeds."""
+        return int(self.info.get("folds", self.plan.confirm.folds))
 
     def write(self, name: str, lines: list[str], *, force: bool = True) -> None:
         """Add lines to one of RECORDS; force: to the disk, not only to memory that a power cut empties."""
@@ -232,9 +238,9 @@ class Study:
         """Add an epoch of stage `search` or `Study.stage`; `fsync` forces it to disk, until then its checkpoint holds it."""
         self._append("epochs.jsonl", {"stage": stage, "trial": trial, "seed": seed, **record}, force=False)
 
-    def log_confirmed(self, run: Mapping[str, Any]) -> None:
-        """Add a finished confirmation run: trial, seed, params_hash, best_epoch, epochs, seconds, `val/…` of the best epoch."""
-        self._append("confirm.jsonl", run)
+    def log_confirmed(self, run: Mapping[str, Any], stage: str | None = None) -> None:
+        """Add a finished run of a stage: trial, seed, params_hash, best_epoch, epochs, seconds, `val/…` of the best epoch."""
+        self._append("confirm.jsonl", run if stage in (None, self.stage) else {"stage": stage, **run})
 
     def log_fault(self, reason: str, then: str, **where: Any) -> None:
         """Add what went wrong, what was done about it, and where: `stage`, `trial`, `seed`."""
@@ -248,9 +254,10 @@ class Study:
         """Epochs in the order of their arrival, of one stage or of all."""
         return [r for r in self.tail("epochs.jsonl").new() if stage in (None, r["stage"])]
 
-    def confirmed(self) -> list[dict[str, Any]]:
-        """Finished confirmation runs."""
-        return jsonl.read(self.folder / "confirm.jsonl")
+    def confirmed(self, stage: str | None = None) -> list[dict[str, Any]]:
+        """Finished runs of a stage; unless it is named, those over the plan's seeds."""
+        runs = jsonl.read(self.folder / "confirm.jsonl")
+        return [run for run in runs if run.get("stage", self.stage) == (stage or self.stage)]
 
     def faults(self) -> list[dict[str, Any]]:
         """Faults: time, reason, then, and for a run stage, trial and seed."""

@@ -122,36 +122,35 @@ class SearchView:
 
 
 class ConfirmView:
-    """Progress of a confirmation: finalists, or rows of the paper's tables, by seeds."""
+    """Progress of a confirmation: finalists, or rows of the paper's tables, by folds or seeds."""
 
     def __init__(self, jobs: ConfirmJobs) -> None:
         self.jobs = jobs
         self.started = time.monotonic()
 
     def line(self) -> str:
-        """`confirmation: 7 runs done, 3 pending, 1:20`."""
+        """`confirmation over folds: 7 runs done, 3 pending, 1:20`."""
         return f"{self._done()}, {format_duration(time.monotonic() - self.started)}"
 
     def view(self) -> RenderableType:
-        """A row a finalist, a column a seed: validation W-F1, or the epoch of a running one."""
+        """A row a finalist, a column a fold or seed: validation W-F1, or the epoch of a running one."""
         title = f"{self._done()} · {format_duration(time.monotonic() - self.started)}"
         table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2))
         table.add_column(self.jobs.study.kind)
-        seeds = self.jobs.study.plan.confirm.seeds
-        dropped = {drop.trial: drop for drop in self.jobs.race.dropped if drop.trial != BASELINE}
-        for seed in seeds:
-            table.add_column(f"seed {seed}", justify="right")
+        stage, dropped = self.jobs.stage, {drop.trial: drop for drop in self.jobs.race.dropped}
+        for unit in stage.units:
+            table.add_column(f"{stage.unit} {unit}", justify="right")
         for number in self.jobs.numbers:
             name = escape(self.jobs.study.name_of(number))
             style = "dim" if number in dropped else None
-            table.add_row(name, *(self._cell(number, seed) for seed in seeds), style=style)
+            table.add_row(name, *(self._cell(number, unit) for unit in stage.units), style=style)
         if dropped:
-            table.caption = "\n".join(f"trial {each.trial} {each.reason()}" for each in dropped.values())
+            table.caption = "\n".join(f"trial {each.trial} {each.reason(stage.unit)}" for each in dropped.values())
             table.caption_justify = "left"
         return table
 
-    def _cell(self, number: int, seed: int) -> str:
-        key = (number, seed)
+    def _cell(self, number: int, unit: int) -> str:
+        key = (number, unit)
         if key in self.jobs.scores:
             return format_percent(self.jobs.scores[key])
         if key in self.jobs.running.copy().values():
@@ -161,5 +160,5 @@ class ConfirmView:
     def _done(self) -> str:
         jobs = self.jobs
         done = sum(number in jobs.numbers for number, _ in jobs.scores.copy())
-        pending = f"{len(jobs.race.pending_runs)} pending" + " so far" * jobs.study.plan.confirm.race
-        return f"{jobs.study.work}: {done} runs done, {pending}"
+        pending = f"{len(jobs.race.pending_runs)} pending" + " so far" * jobs.stage.racing
+        return f"{jobs.study.work} over {jobs.stage.unit}s: {done} runs done, {pending}"

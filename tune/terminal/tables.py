@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tune.analysis.conclusions import draw_conclusions, seed_variance_sentence
-from tune.analysis.summary import seed_variance, summarize
+from tune.analysis.conclusions import draw_conclusions, spread_sentence
+from tune.analysis.summary import StudySummary, run_spread, summarize
 from tune.formatting import format_mean_std, format_params, format_percent
-from tune.search.confirmation import Confirmed, final_ranking, race_state
+from tune.search.confirmation import Confirmed, race_state
+from tune.search.stages import comparison
 from tune.search.trials import STOPPED, WORDS, ranked, tally
 from tune.statistics import mean_std
 from tune.study.lock import holder_at_work
@@ -41,15 +42,15 @@ def print_status(study: Study, console: Console) -> None:
         console.print(_trials_table(best))
         _print(console, f"trial {best[0].number}: {format_params(best[0].params)}")
     print_faults(study, console)
-    race = race_state(study)
+    race, stage = race_state(study), comparison(study)
     alive = ", ".join(f"trial {number}" for number in race.alive)
     pending = f"; {len(race.pending_runs)} pending, in the race: {alive}" if race.pending_runs else ""
-    _print(console, f"confirmation: {len(study.confirmed())} runs{pending}")
+    folds = f"{len(study.confirmed(stage.name))} runs over folds, " if study.folds else ""
+    _print(console, f"confirmation: {folds}{len(study.confirmed())} runs over seeds{pending}")
     for drop in race.dropped:
-        if drop.trial != BASELINE:  # it runs on all seeds, whatever its scores
-            _print(console, f"trial {drop.trial} {drop.reason()}")
-    if variance := seed_variance(study):
-        _print(console, f"noise: {seed_variance_sentence(variance)}")
+        _print(console, f"trial {drop.trial} {drop.reason(stage.unit)}")
+    if spread := run_spread(study):
+        _print(console, f"noise: {spread_sentence(spread)}")
     _print(console, f"test evaluations: {len(study.test_log.evaluations())}")
 
 
@@ -61,7 +62,7 @@ def print_faults(study: Study, console: Console) -> None:
     latest = sorted(range(len(faults)), key=lambda i: (faults[i]["then"] == "failed", i))[-MAX_ROWS:]
     for fault in (faults[i] for i in sorted(latest)):
         where = study.name_of(fault["trial"]) if "trial" in fault else "study"
-        where += f", seed {fault['seed']}" if fault.get("stage") == study.stage else ""
+        where += f", seed {fault['seed']}" if fault.get("stage") not in (None, "search") else ""
         time = fault["time"][:16].replace("T", " ")
         style = "red" if fault["then"] == "failed" else "yellow"
         _print(console, f"{time} {where} {fault['then']}: {fault['reason']}", style)
@@ -69,18 +70,18 @@ def print_faults(study: Study, console: Console) -> None:
 
 def print_best(study: Study, console: Console) -> None:
     """Print the ranked finalists, F1 by class of winner and baseline, the conclusions, and the commands to type next."""
-    order, tests, summary = final_ranking(study), study.test_scores(), summarize(study)
-    conclusions = draw_conclusions(study, summary)
+    tests, summary = study.test_scores(), summarize(study)
+    order, conclusions = summary.order, draw_conclusions(study, summary)
     _print_title(study, console)
-    console.print(_finalists_table(study, order, tests))
+    console.print(_finalists_table(study, summary, tests))
     for drop in (each.drop for each in order if each.drop):
-        _print(console, f" trial {drop.trial} {drop.reason()}")
-    console.print(_classes_table(order, tests))
+        _print(console, f" trial {drop.trial} {drop.reason(comparison(study).unit)}")
+    console.print(_classes_table(summary, tests))
     _print(console, f"winner: trial {order[0].trial}   {format_params(study.params_of(order[0].trial))}\n")
     for sentence in conclusions.sentences:
         _print(console, sentence, "bold")
-    if summary.variance:
-        _print(console, f"noise: {seed_variance_sentence(summary.variance)}")
+    if summary.spread:
+        _print(console, f"noise: {spread_sentence(summary.spread)}")
     for warning in conclusions.warnings:
         _print(console, f"warning: {warning}", "yellow")
     best, data = study.folder / "best.yaml", os.path.relpath(study.data.path)
@@ -112,42 +113,60 @@ def _trials_table(trials: Sequence[FrozenTrial]) -> Table:
     return table
 
 
-def _finalists_table(study: Study, order: Sequence[Confirmed], tests: TestScores) -> Table:
-    seeds = len(study.plan.confirm.seeds)
-    caption = f"mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}, percent; ranked by validation alone"
-    caption += "; of fewer, dim, where it was dropped" * any(len(each.seeds) < seeds for each in order)
+def _finalists_table(study: Study, summary: StudySummary, tests: TestScores) -> Table:
+    seeds, folds = len(study.plan.confirm.seeds), len(comparison(study).units) if study.folds else 0
+    caption = f"mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}, percent"
+    caption += f", folds over {folds} folds; ranked by folds" if folds else "; ranked by validation alone"
+    caption += "; of fewer, dim, where it was dropped" * any(each.drop is not None for each in summary.order)
     table = Table(
         box=box.SIMPLE_HEAD, title="finalists", title_justify="left", caption=caption, caption_justify="left", padding=0
     )
-    for name in ("trial", "search", "val W-F1", "val acc", "test W-F1", "test acc"):
+    for name in (
+        "trial",
+        "search",
+        *(["folds W-F1", "val W-F1"] if folds else ["val W-F1", "val acc"]),
+        "test W-F1",
+        "test acc",
+    ):
         table.add_column(name, justify="right", no_wrap=True, overflow="fold")
-    for rank, each in enumerate(order):
+    for rank, each in enumerate(summary.order):
         search = max(study.trials[each.trial].intermediate_values.values())
         name = f"{each.trial}" + (" baseline" if each.trial == BASELINE else "") + (" ←" if rank == 0 else "")
-        cells = _cells(each, tests, "wf1", "acc")
+        cells = [_cell(each, "val/wf1")] if folds else [_cell(each, "val/wf1"), _cell(each, "val/acc")]
+        cells += [_cell(summary.averages.get(each.trial), "val/wf1")] if folds else []
+        cells += [_test_cell(tests.get(each.trial), f"test/{key}") for key in ("wf1", "acc")]
         style = "bold" if rank == 0 else "dim" if each.drop else None
         table.add_row(name, format_percent(search), *cells, style=style)
     return table
 
 
-def _classes_table(order: Sequence[Confirmed], tests: TestScores) -> Table:
-    baseline = [each for each in order[1:] if each.trial == BASELINE]
-    columns = dict(zip(("winner", "baseline"), [order[0], *baseline], strict=False))
+def _classes_table(summary: StudySummary, tests: TestScores) -> Table:
+    winner = summary.averages[summary.order[0].trial]
+    baseline = [each for n, each in summary.averages.items() if n == BASELINE != winner.trial]
+    columns = dict(zip(("winner", "baseline"), [winner, *baseline], strict=False))
     table = Table(box=box.SIMPLE_HEAD, title="F1 by class", title_justify="left")
     table.add_column("class")
     for name in columns:
         table.add_column(f"{name} val", justify="right")
         table.add_column(f"{name} test", justify="right")
-    for key in (key.removeprefix("val/") for key in order[0].mean if key.startswith("val/f1/")):
-        cells = [cell for each in columns.values() for cell in _cells(each, tests, key)]
+    for key in (key.removeprefix("val/") for key in winner.mean if key.startswith("val/f1/")):
+        cells = [
+            cell
+            for each in columns.values()
+            for cell in (_cell(each, f"val/{key}"), _test_cell(tests.get(each.trial), f"test/{key}"))
+        ]
         table.add_row(escape(key.removeprefix("f1/")), *cells)
     return table
 
 
-def _cells(finalist: Confirmed, tests: TestScores, *metrics: str) -> list[str]:
-    """Mean and deviation of the metrics on validation, then on test, `·` where it was not evaluated."""
-    cells = [format_mean_std(finalist.mean[f"val/{key}"], finalist.std[f"val/{key}"]) for key in metrics]
-    if finalist.trial not in tests:
-        return cells + ["·"] * len(metrics)
-    mean, std = mean_std(tests[finalist.trial])
-    return cells + [format_mean_std(mean[f"test/{key}"], std[f"test/{key}"]) for key in metrics]
+def _cell(finalist: Confirmed | None, metric: str) -> str:
+    """Mean and deviation over runs; `·` without any."""
+    return "·" if finalist is None else format_mean_std(finalist.mean[metric], finalist.std[metric])
+
+
+def _test_cell(rows: list[dict[str, float]] | None, metric: str) -> str:
+    """Mean and deviation over seeds on test; `·` where it was not evaluated."""
+    if rows is None:
+        return "·"
+    mean, std = mean_std(rows)
+    return format_mean_std(mean[metric], std[metric])

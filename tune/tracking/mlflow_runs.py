@@ -1,7 +1,7 @@
 """The runs that MLflow must hold for a study, derived from the study's folder; nothing here calls MLflow.
 
-A run for each trial (`trial 7`); for each finalist one with the averages over seeds (`finalist: trial 7`), and below it one for
-each seed (`trial 7, seed 2`). For the paper's tables (tune.paper.grid) `row: w/o CEAR` and `w/o CEAR, seed 2` likewise.
+A run for each trial (`trial 7`); for each finalist one with its averages (`finalist: trial 7`), and below it one for each fold
+(`trial 7, fold 2`) and each seed (`trial 7, seed 2`). For the paper's tables (tune.paper.grid) `row: w/o CEAR` and `w/o CEAR, seed 2` likewise.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from lfvd.files import read_yaml
 from tune.formatting import format_mean_std
 from tune.search.confirmation import failed_runs, race_state
 from tune.search.samplers import training_seed
+from tune.search.stages import Stage, averaging, comparison
 from tune.search.trials import FAILURE, STOPPED
 from tune.statistics import mean_std
 from tune.study.study import BASELINE, Study
@@ -83,7 +84,7 @@ class MlflowRuns:
         trials = [trial for trial in self.study.trials if trial.number not in self.ended]
         self._read()
         runs = [self._trial(trial, active=live and self.stage == "search") for trial in trials]
-        return [*runs, *_ConfirmationRuns(self, active=live and self.stage == self.study.stage).runs()]
+        return [*runs, *_ConfirmationRuns(self, active=live and self.stage != "search").runs()]
 
     def _read(self) -> None:
         for record in self.epoch_records.new():
@@ -128,43 +129,43 @@ class MlflowRuns:
 
 
 class _ConfirmationRuns:
-    """The runs of finalists, or of rows of the paper's tables, and of their seeds."""
+    """The runs of finalists, or of rows of the paper's tables, and of their folds and seeds."""
 
     def __init__(self, all_runs: MlflowRuns, *, active: bool) -> None:
         self.study, self.active, self.tags = all_runs.study, active, all_runs.tags
         study = self.study
-        self.epochs = {
-            (trial, seed): each for (stage, trial, seed), each in all_runs.epochs.items() if stage == study.stage
-        }
-        self.done = {(run["trial"], run["seed"]): run for run in study.confirmed()}
+        self.stages = {stage.name: stage for stage in (comparison(study), averaging(study))}
+        self.epochs = {key: each for key, each in all_runs.epochs.items() if key[0] in self.stages}
+        self.done = {(name, run["trial"], run["seed"]): run for name in self.stages for run in study.confirmed(name)}
         self.drops = {drop.trial: drop for drop in race_state(study).dropped}
-        self.failed = failed_runs(study)
-        self.tests: dict[tuple[int, int], dict[str, float]] = {}
+        self.failed = {(name, *run) for name in self.stages for run in failed_runs(study, name)}
+        self.tests: dict[RunKey, dict[str, float]] = {}
         for test in study.test_log.evaluations():
             for trial, rows in test["scores"].items():
-                self.tests |= {(int(trial), seed): row for seed, row in zip(test["seeds"], rows, strict=True)}
+                scored = zip(test["seeds"], rows, strict=True)
+                self.tests |= {(study.stage, int(trial), seed): row for seed, row in scored}
         best = study.folder / "best.yaml"
         self.winner = (read_yaml(best).get("provenance") or {}).get("trial") if best.is_file() else None
 
     def runs(self) -> Iterator[MlflowRun]:
-        """Each finalist that has begun, then its seeds."""
-        for trial in dict.fromkeys(trial for trial, _ in [*self.done, *self.epochs]):
-            begun = [s for s in self.study.plan.confirm.seeds if (trial, s) in self.epochs or (trial, s) in self.done]
-            runs = [self._seed(trial, seed) for seed in begun]
+        """Each finalist that has begun, then its folds and seeds."""
+        for trial in dict.fromkeys(trial for _, trial, _ in [*self.done, *self.epochs]):
+            keys = [(s.name, trial, unit) for s in self.stages.values() for unit in s.units]
+            runs = [self._run(key) for key in keys if key in self.epochs or key in self.done]
             yield self._finalist(trial, sum(run.seconds for run in runs))
             yield from runs
 
-    def _seed(self, trial: int, seed: int) -> MlflowRun:
-        """One confirmed run: its epochs and, after test evaluations, its test scores."""
-        study, key = self.study, (trial, seed)
+    def _run(self, key: RunKey) -> MlflowRun:
+        """One run: its epochs and, after test evaluations, its test scores."""
+        study, (_, trial, number), unit = self.study, key, self.stages[key[0]].unit
         epochs = self.epochs.get(key, [])
         state, status = ("complete", "FINISHED") if key in self.done else self._not_done({key})
         return MlflowRun(
-            key=f"{study.kind}{trial}-seed{seed}",
-            name=f"{study.name_of(trial)}, seed {seed}",
+            key=f"{study.kind}{trial}-{unit}{number}",
+            name=f"{study.name_of(trial)}, {unit} {number}",
             parent=f"{study.kind}{trial}",
-            params={**study.params_of(trial), "seed": seed},
-            tags=self.tags("seed", state, (study.stage, trial, seed)),
+            params={**study.params_of(trial), "seed": number},
+            tags=self.tags(unit, state, key),
             status=status,
             seconds=sum(record["seconds"] for record in epochs),
             epochs=epochs,
@@ -173,23 +174,27 @@ class _ConfirmationRuns:
         )
 
     def _finalist(self, trial: int, seconds: float) -> MlflowRun:
-        """The averages over those of the plan's seeds that are done so far."""
+        """The averages over those of the plan's seeds that are done so far, and over those of the folds."""
         study = self.study
-        planned = [(trial, seed) for seed in study.plan.confirm.seeds]
+        stage, over_folds = averaging(study), comparison(study)
+        planned = [(stage.name, trial, seed) for seed in stage.units]
         done = [key for key in planned if key in self.done]
-        drop = self.drops.get(trial) if len(done) < len(planned) else None
+        # Of finalists beside winner and baseline, only folds are trained.
+        expected = planned if done or not study.folds else [(over_folds.name, trial, unit) for unit in over_folds.units]
+        drop = self.drops.get(trial) if any(key not in self.done for key in expected) else None
         state, status = "complete", "FINISHED"
         if drop:
             state = "dropped"
-        elif len(done) < len(planned):
-            state, status = self._not_done(set(planned))
+        elif any(key not in self.done for key in expected):
+            state, status = self._not_done(set(expected))
         metrics = _averages([self.done[k] for k in done]) | _averages([self.tests[k] for k in done if k in self.tests])
+        metrics |= self._fold_averages(trial, over_folds) if study.folds else {}
         tags = self.tags(study.kind, state)
         tags["mlflow.note.content"] = (
-            f"**W-F1 {_wf1(metrics)}**: mean ± standard deviation over {len(done)} of {len(planned)} seeds"
+            f"**W-F1 {_wf1(metrics)}**: mean ± standard deviation; validation and test over {len(done)} of {len(planned)} seeds"
         )
         if drop:
-            tags["dropped"] = drop.reason()
+            tags["dropped"] = drop.reason(over_folds.unit)
         if self.winner is not None:
             tags["winner"] = str(trial == self.winner).lower()
         keeps_files = trial == (self.winner if study.kind == "finalist" else BASELINE)
@@ -205,7 +210,15 @@ class _ConfirmationRuns:
             files=study.artifacts if keeps_files else (),
         )
 
-    def _not_done(self, runs: set[tuple[int, int]]) -> tuple[str, str]:
+    def _fold_averages(self, trial: int, stage: Stage) -> dict[str, float]:
+        """`folds/wf1_mean` and so on, and their number `folds`."""
+        done = [(stage.name, trial, unit) for unit in stage.units if (stage.name, trial, unit) in self.done]
+        named = {
+            name.replace("val/", "folds/"): value for name, value in _averages([self.done[k] for k in done]).items()
+        }
+        return {**named, "folds": len(done)}
+
+    def _not_done(self, runs: set[RunKey]) -> tuple[str, str]:
         """State and MLflow's status of runs that are not all done."""
         return _unfinished(self.active) if self.active or not runs & self.failed else ("failed", "FAILED")
 
@@ -213,9 +226,9 @@ class _ConfirmationRuns:
 def experiment_note(study: Study, runs: list[MlflowRun]) -> str:
     """MLflow's description of the experiment: the result in the first line, then a table, then where to find what."""
     averages = [run for run in runs if run.tags["stage"] == study.kind]
-    averages.sort(key=lambda run: run.metrics.get("val/wf1_mean", 0.0), reverse=True)
+    averages.sort(key=lambda run: run.metrics.get("folds/wf1_mean", run.metrics.get("val/wf1_mean", 0.0)), reverse=True)
     rows = [f"| {run.name} | &emsp;{run.metrics['seeds']} | &emsp;{_wf1(run.metrics)} |" for run in averages]
-    table = ["| | &emsp;seeds | &emsp;W-F1, mean ± standard deviation over seeds |", "|---|---|---|", *rows]
+    table = ["| | &emsp;seeds | &emsp;W-F1, mean ± standard deviation |", "|---|---|---|", *rows]
     winner = [run for run in averages if run.tags.get("winner") == "true"]
     baseline = [run for run in averages if run.key == f"{study.kind}{BASELINE}" and run not in winner]
     result = "There is no winner yet"
@@ -234,7 +247,7 @@ def _averages(rows: list[dict[str, Any]]) -> dict[str, float]:
 def _wf1(metrics: dict[str, float]) -> str:
     cells = [
         f"{format_mean_std(metrics[f'{split}/wf1_mean'], metrics[f'{split}/wf1_std'])} % on {name}"
-        for split, name in (("val", "validation"), ("test", "test"))
+        for split, name in (("folds", "folds"), ("val", "validation"), ("test", "test"))
         if f"{split}/wf1_mean" in metrics
     ]
     return ", ".join(cells) or "–"
@@ -256,8 +269,8 @@ def _origin(study: Study) -> dict[str, str]:
 
 _GUIDES = {
     "finalist": """Hyperparameter search on {data} (simulated modalities: {simulated}). The runs: *Model training* (top left), *Runs*.
-Averages over fresh seeds: the runs `finalist: …`, or the filter `tags.stage = "finalist"`, with `val/wf1_mean`,
-`test/wf1_mean` and so on; below each, a run for each seed. The winner's run holds best.yaml.
+Averages: the runs `finalist: …`, or the filter `tags.stage = "finalist"`, with `folds/wf1_mean` over folds, and of winner and
+baseline `val/wf1_mean`, `test/wf1_mean` and so on over seeds; below each, a run for each fold and seed. The winner's run holds best.yaml.
 Trials of the search, one seed each: `tags.stage = "search"`; `tags.state` is complete, pruned (stopped at a rung: see
 `tags.stopped`), fail (see `tags.failure`), running or interrupted.""",
     "row": """Rows of the paper's tables on {data} (simulated modalities: {simulated}). The runs: *Model training* (top left), *Runs*.

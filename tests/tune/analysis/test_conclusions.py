@@ -1,6 +1,7 @@
 """A study's results in sentences, and the warnings about them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ from optuna.trial import TrialState
 from scipy import stats
 
 from tests.helpers.invented import add_run, add_trial, confirmed_with, made_up_predictions
-from tune.analysis.conclusions import comparison, draw_conclusions, edge_warning, seed_variance_sentence
+from tests.helpers.plans import make_plan
+from tune.analysis.conclusions import baseline_name, comparison_text, draw_conclusions, edge_warning, spread_sentence
 from tune.analysis.importance import Importance
-from tune.analysis.summary import SeedVariance, summarize
+from tune.analysis.summary import RunSpread, summarize
 from tune.formatting import format_p_value
 from tune.parameter import Parameter
 from tune.statistics import Difference
@@ -20,7 +22,7 @@ LR = "optim.lr"
 BASELINE = np.array([0.480, 0.492, 0.486, 0.489, 0.483])
 """Validation W-F1 of a baseline over five seeds."""
 
-NAME = "the paper's settings (with this plan's `set`, for 4 of their 80 epochs)"
+NAME = "the base config (meld with this plan's `set`, 4 epochs of 80)"
 """What sentences call the baseline of PLAN."""
 
 
@@ -32,19 +34,10 @@ def warnings(study, word: str) -> list[str]:
     return [each for each in draw_conclusions(study, summarize(study)).warnings if word in each]
 
 
-@pytest.mark.parametrize(
-    ("gap", "needed", "end"),
-    [
-        (None, None, "on"),
-        (0.008, 12, "on; the gap of 0.80 points at hand needs 12 seeds"),
-        (0.0001, None, "on; the gap of 0.01 points at hand needs over 1,000 seeds"),
-    ],
-)
-def test_seed_variance(gap, needed, end):
-    found = SeedVariance(deviation=0.0047, seeds=5, smallest=0.0123, gap=gap, needed=needed)
-    assert seed_variance_sentence(found) == (
-        "seeds alone spread W-F1 by 0.47 points (standard deviation of the baseline over 5 seeds); 5 seeds show "
-        f"differences from about 1.23 points {end}"
+def test_spread_sentence():
+    assert spread_sentence(RunSpread(deviation=0.0047, unit="fold", units=5, smallest=0.0123)) == (
+        "runs of one config spread W-F1 by 0.47 points (standard deviation over 5 folds); the comparison finds differences from "
+        "about 1.23 points on (with a power of 80 %)"
     )
 
 
@@ -53,20 +46,34 @@ def test_the_winner_beats_the_baseline(make_study, others):
     lead = np.array([0.011, 0.015, 0.012, 0.016, 0.011])
     study = confirmed_with(make_study, BASELINE, BASELINE + lead, *(BASELINE + 0.001 * n for n in range(1, others)))
     found = summarize(study).validation
-    allowing = f", allowing for the choice among {others} finalists" * (others > 1)
+    allowing = f", allowing for the choice among {others} candidates" * (others > 1)
     assert sentences(study) == (
         f"The tuned config beats {NAME} by 1.30 ± {100 * (found.high - found.low) / 2:.2f} W-F1 points on validation "
-        f"(5 seeds, {format_p_value(found.p)}{allowing}).",
+        f"over 5 seeds ({format_p_value(found.p)}{allowing}).",
     )
 
 
-def test_comparison():
+def test_comparison_text(make_study):
+    study = confirmed_with(make_study, BASELINE, BASELINE + np.array([0.011, 0.015, 0.012, 0.016, 0.011]))
+    summary = summarize(study)
     found = Difference(n=5, mean=0.013, low=0.0084, high=0.0176, p=0.0003, exact=0.0625)
-    assert comparison(found, 1) == (
+    assert comparison_text(found, summary) == (
         "winner − baseline, seed by seed: 1.30 points, 95 % interval 0.84 to 1.76, paired t test p below 0.001, exact test "
         "by sign flips p = 0.06 (with 5 seeds it cannot go below 0.0625)"
     )
-    assert comparison(found, 3).endswith("go below 0.188), all allowing for the choice among 3 finalists")
+    several = replace(summary, candidates=3)
+    assert comparison_text(found, several).endswith("go below 0.188), all allowing for the choice among 3 candidates")
+    folds = replace(several, spread=replace(summary.spread, unit="fold"))
+    assert comparison_text(replace(found, exact=math.nan), folds) == (
+        "winner − baseline, fold by fold: 1.30 points, 95 % interval 0.84 to 1.76, t test corrected for overlapping folds p below "
+        "0.001, all allowing for the choice among 3 candidates"
+    )
+
+
+def test_the_baseline_is_named_by_what_it_is(tmp_path):
+    full = {"set": {}, "scheduler": {"max_epochs": 9}, "confirm": {"baseline_epochs": "full"}}
+    assert baseline_name(make_plan(**full)) == "the paper's settings"
+    assert baseline_name(make_plan(**{**full, "confirm": {}})) == "the base config (meld, 9 epochs of 80)"
 
 
 def test_other_outcomes(make_study):
@@ -77,7 +84,7 @@ def test_other_outcomes(make_study):
     assert sentences(confirmed_with(make_study, BASELINE + 0.02, BASELINE, name="worse")) == (
         f"The search found nothing better than {NAME}: the baseline itself came out first.",
     )
-    study = make_study("new", confirm={"finalists": 2, "seeds": [0, 1]})
+    study = make_study("new", confirm={"folds": 0, "finalists": 2, "seeds": [0, 1]})
     found = draw_conclusions(study, summarize(study))
     assert (found.sentences, found.warnings) == (
         ("There is no winner yet: the confirmation is not finished.",),
@@ -120,7 +127,7 @@ def test_ties(make_study):
     """The winner is trial 2; the baseline is far behind."""
     tables = (BASELINE, BASELINE[::-1] + 0.02, BASELINE[[2, 0, 1, 4, 3]] + 0.021)
     [warning] = warnings(confirmed_with(make_study, *tables, race=True), "told apart")
-    assert warning.startswith("trial 1 cannot be told apart from the winner by the seeds that they ran")
+    assert warning.startswith("trial 1 cannot be told apart from the winner by the runs that were compared")
 
 
 LOG = {"low": 1e-4, "high": 3e-2, "log": True}
@@ -152,7 +159,7 @@ def test_edges(key, searched, value, text):
 
 
 def test_the_edge_of_the_winners_value_is_told(make_study):
-    study = make_study(confirm={"finalists": 2, "seeds": list(range(5)), "race": False})
+    study = make_study(confirm={"folds": 0, "finalists": 2, "seeds": list(range(5)), "race": False})
     add_trial(study, TrialState.COMPLETE, [0.5])
     add_trial(study, TrialState.COMPLETE, [0.6], **{LR: 2.9e-2})
     for seed in range(5):

@@ -12,33 +12,60 @@ from statsmodels.stats.power import TTestPower
 
 from lfvd.files import InputError
 from tests.helpers.invented import add_run, add_trial, confirmed_with, made_up_predictions
-from tune.analysis.summary import seed_variance, summarize
+from tune.analysis.summary import run_spread, summarize
 from tune.study.predictions import Predictions
 
 BASELINE = np.array([0.480, 0.492, 0.486, 0.489, 0.483])
 """Validation W-F1 of a baseline over five seeds."""
 
 
-def test_seed_variance(make_study):
-    """The baseline's spread, and what it takes to see a gap, as statsmodels has them."""
-    found = seed_variance(confirmed_with(make_study, BASELINE, BASELINE + 0.008))
-    assert (found.deviation, found.seeds) == (pytest.approx(np.std(BASELINE, ddof=1), rel=1e-12), 5)
-    power = TTestPower()
-    effect = power.solve_power(nobs=5, alpha=0.05, power=0.8)
+@pytest.mark.parametrize("others", [1, 3])
+def test_run_spread(make_study, others):
+    """The spread of a run, and the gap that the comparison of winner and baseline finds, as statsmodels has it."""
+    rng = np.random.default_rng(others)
+    tables = [BASELINE + 0.01 * k + rng.normal(0, 0.003, 5) for k in range(1 + others)]
+    found = run_spread(confirmed_with(make_study, *tables))
+    scores = np.array(tables)
+    residual = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
+    assert found.deviation == pytest.approx(math.sqrt((residual**2).sum() / (4 * others)), rel=1e-9)
+    assert (found.unit, found.units) == ("seed", 5)
+    effect = TTestPower().solve_power(nobs=5, alpha=0.05 / others, power=0.8)
     assert found.smallest == pytest.approx(effect * math.sqrt(2) * found.deviation, rel=1e-6)
-    assert found.gap == pytest.approx(0.008, rel=1e-9)
-    needed = power.solve_power(effect_size=0.008 / (math.sqrt(2) * found.deviation), alpha=0.05, power=0.8)
-    assert found.needed == math.ceil(needed)
 
 
-def test_seed_variance_needs_the_whole_baseline(make_study):
-    study = make_study(confirm={"finalists": 2, "seeds": list(range(5))})
+def test_run_spread_needs_repeated_runs(make_study):
+    study = make_study(confirm={"folds": 0, "finalists": 2, "seeds": list(range(5))})
     add_trial(study, TrialState.COMPLETE, [0.5])
-    for seed in range(4):
-        add_run(study, 0, seed, 0.5 + seed / 100)
-    assert seed_variance(study) is None
-    add_run(study, 0, 4, 0.5)
-    assert seed_variance(study).gap is None, "no winner yet but the baseline"
+    assert run_spread(study) is None
+    add_run(study, 0, 0, 0.5)
+    assert run_spread(study) is None
+    add_run(study, 0, 1, 0.52)
+    assert run_spread(study).deviation == pytest.approx(0.02 / math.sqrt(2))
+
+
+def test_over_folds(make_study):
+    """Finalists are compared over folds by the corrected t test, all that were ever compared counted; averages are over seeds."""
+    confirm = {"folds": 5, "finalists": 2, "seeds": [0, 1]}
+    study = make_study(confirm=confirm)
+    for trial in range(4):
+        add_trial(
+            study, TrialState.COMPLETE, [0.55 - trial / 100], **({"optim.lr": 3e-3 * 1.5**trial} if trial else {})
+        )
+    lead = np.array([0.031, 0.035, 0.032, 0.036, 0.031])
+    for trial, table in ((0, BASELINE), (1, BASELINE + lead), (2, BASELINE + 0.03)):
+        for fold in range(5):
+            add_run(study, trial, fold, float(table[fold]), "folds")
+    add_run(study, 3, 0, 0.4, "folds")  # compared before the search was extended
+    assert summarize(study).order == [], "the winner's averages are missing"
+    add_run(study, 1, 0, 0.60)
+    assert summarize(study).order == []
+    add_run(study, 1, 1, 0.62)
+    summary = summarize(study)
+    assert [each.trial for each in summary.order] == [1, 2, 0]
+    assert (summary.averages.keys(), summary.averages[1].wf1) == ({1}, pytest.approx(0.61))
+    t = lead.mean() / math.sqrt((1 / 5 + 1 / 4) * lead.var(ddof=1))
+    assert (summary.candidates, summary.validation.p) == (3, pytest.approx(3 * 2 * stats.t.sf(t, 4)))
+    assert (summary.spread.unit, summary.spread.units) == ("fold", 5)
 
 
 @pytest.mark.parametrize("others", [1, 3])

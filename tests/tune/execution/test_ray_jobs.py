@@ -25,9 +25,9 @@ from tests.helpers.workers import Listed, run_here, traces, untimed
 from tune.execution import ray_cluster, ray_jobs
 from tune.execution.retries import RETRIES
 from tune.execution.worker import run_job
-from tune.plan import ResourcesPlan
 from tune.search.job import Job
 from tune.search.trials import FAILURE, SearchJobs
+from tune.sections import ResourcesPlan
 
 # Ray 2.60 leaves its sockets and the ends of its pipes to the collector when a driver leaves a cluster.
 pytestmark = [

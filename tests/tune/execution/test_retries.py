@@ -14,8 +14,8 @@ from tests.helpers.workers import Listed, traces, untimed
 from tune.execution import ray_jobs
 from tune.execution.retries import RETRIES, JobTracker
 from tune.execution.worker import run_job
-from tune.plan import ResourcesPlan
 from tune.search.job import Result
+from tune.sections import ResourcesPlan
 
 # Ray 2.60 leaves its sockets and the ends of its pipes to the collector when a driver leaves a cluster.
 pytestmark = [

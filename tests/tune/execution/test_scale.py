@@ -26,15 +26,15 @@ def forced(monkeypatch) -> list[tuple[str, bytes]]:
     return found
 
 
-def test_the_disk_is_waited_for_once_a_start_and_twice_an_end(make_study, forced):
+def test_the_disk_is_waited_for_once_a_start_and_thrice_an_end(make_study, forced):
     """With all values of a trial before a worker acts on them, and all its epochs before its end is told."""
     study = make_study()
     jobs = SearchJobs(study, lambda: False)
     jobs.finished(jobs.next(), None)  # the baseline, which waits in a queue before
     forced.clear()
     job = jobs.next()
-    [(name, text)] = forced
-    assert name == "journal.log"
+    (name, text), *rest = forced
+    assert (name, [name for name, _ in rest]) == ("journal.log", []), rest
     assert all(
         f'"param_name":"{key}"'.encode() in text.splitlines()[i]
         for i, key in zip((-3, -2, -1), study.plan.space, strict=True)
@@ -44,8 +44,9 @@ def test_the_disk_is_waited_for_once_a_start_and_twice_an_end(make_study, forced
         jobs.report(job, {"epoch": epoch, "seconds": 0.5, "val/wf1": epoch / 10, OBJECTIVE: epoch / 10})
     assert forced == [], "a checkpoint would bring an epoch back"
     jobs.finished(job, None)
-    [(first, epochs), (second, _)] = forced
-    assert (first, second) == ("epochs.jsonl", "journal.log")
+    (first, epochs), *others = forced
+    assert (first, others[0][0], len(others)) == ("epochs.jsonl", "journal.log", 2)
+    assert "checksums.json" in others[1][0]
     assert len(epochs.splitlines()) == 2
 
 

@@ -88,7 +88,7 @@ def test_more_tables_add_only_the_rows_that_are_missing(tmp_path, plan, corpus):
     ("change", "told"),
     [
         ({"set": {**PLAN["set"], "model.dropout": 0.5}}, r"`model.dropout` \(0.3 there, 0.5 here\)"),
-        ({"confirm": {"seeds": [0, 1, 2]}}, r"`confirm.seeds` \(\(0, 1\) there, \(0, 1, 2\) here\)"),
+        ({"confirm": {"folds": 0, "seeds": [0, 1, 2]}}, r"`confirm.seeds` \(\(0, 1\) there, \(0, 1, 2\) here\)"),
         ({"scheduler": {"kind": "none", "max_epochs": 2}}, r"`run.epochs` \(1 there, 2 here\)"),
         ({}, r"the data \(.* there, another here\)"),
     ],

@@ -77,7 +77,7 @@ def test_terminal(whole):
     jobs = ConfirmJobs(whole, never, whole.numbers)
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(ConfirmView(jobs).view())
-    assert ConfirmView(jobs).line().startswith("rows of tables: 40 runs done, 0 pending")
+    assert ConfirmView(jobs).line().startswith("rows of tables over seeds: 40 runs done, 0 pending")
     reproduce.print_tables(whole, console)
     shown = console.export_text()
     assert re.search(r"row +seed 0 +seed 1", shown)

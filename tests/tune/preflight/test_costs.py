@@ -13,9 +13,10 @@ from lfvd.training.checkpoint import read_result
 from lfvd.training.trainer import train
 from tests.helpers.plans import PLAN, make_plan
 from tune.execution import ray_cluster
-from tune.plan import PlanError, SchedulerPlan
+from tune.plan import PlanError
 from tune.preflight import costs
 from tune.preflight.costs import EpochCost, epochs_per_trial, estimate_cost, file_sizes, measure_gpu_share, resolve_gpu
+from tune.sections import SchedulerPlan
 
 pytestmark = [
     # Ray 2.60 leaves its sockets and the ends of its pipes to the collector when a driver leaves a cluster.
@@ -105,10 +106,19 @@ def test_epochs_per_trial():
 )
 def test_estimate(changes, slots, search, gpu_hours, limit):
     """60 trials of 10 epochs, each 6 s, without rungs; 3 finalists and the baseline on two seeds."""
-    scheduler, confirm = {"kind": "none", "max_epochs": 10}, {"finalists": 3, "seeds": [0, 1]}
+    scheduler, confirm = {"kind": "none", "max_epochs": 10}, {"folds": 0, "finalists": 3, "seeds": [0, 1]}
     cost = estimate_cost(make_plan(trials=60, scheduler=scheduler, confirm=confirm, **changes), 6.0, slots)
     assert (cost.search, cost.gpu_hours) == pytest.approx((search, gpu_hours))
     assert (cost.confirmation, cost.limit) == (math.ceil(8 / slots) * 60, limit)
+
+
+def test_estimate_of_folds():
+    """2 finalists over 6 runs of folds and the winner over two seeds, 60 s each; the baseline's 8 runs take twice as long."""
+    scheduler = {"kind": "none", "max_epochs": 10}
+    confirm = {"finalists": 2, "folds": 3, "folds_repeats": 2, "seeds": [0, 1], "baseline_epochs": 20}
+    cost = estimate_cost(make_plan(scheduler=scheduler, confirm=confirm), 6.0, 2)
+    assert cost.confirmation == (2 * 6 + 2 + 8 * 2) * 60 / 2
+    assert estimate_cost(make_plan(scheduler=scheduler, confirm=confirm), 6.0, 1000).confirmation == 120
 
 
 MEMORY = """

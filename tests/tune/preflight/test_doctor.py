@@ -353,7 +353,7 @@ def test_the_command_where_a_search_would_fail(data, tmp_path):
 @pytest.mark.slow
 def test_a_search_with_auto_gpu(data, tmp_path):
     """One line says what it came to, in each session."""
-    short = {"trials": 1, "confirm": {"finalists": 1, "seeds": [0]}}
+    short = {"trials": 1, "confirm": {"folds": 0, "finalists": 1, "seeds": [0]}}
     file = plan_file(tmp_path / "p.yaml", **short, resources={"gpu": "auto"})
     for _ in range(2):
         done = run("search", file, "--data", data, "--name", "auto", "--results", tmp_path)

@@ -73,7 +73,7 @@ def test_answer(found):
 def shifted(material: ReportData, name: str, by: float) -> ReportData:
     """The same study under another name, its winner worse by so much on average."""
     winner = material.roles["winner"]
-    scores = tuple(score - by - 0.0003 * (seed % 2) for seed, score in zip(winner.seeds, winner.scores, strict=True))
+    scores = tuple(score - by - 0.0003 * (seed % 2) for seed, score in zip(winner.units, winner.scores, strict=True))
     worse = dataclasses.replace(winner, scores=scores, mean={"val/wf1": float(np.mean(scores))})
     study = Study.open(material.study.folder)
     study.folder = material.study.folder.with_name(name)

@@ -71,21 +71,21 @@ def test_f1_by_class():
     assert (list(paper.x), list(paper.y)) == ([33.0], [0])
 
 
-def test_finalists_by_seed(whole):
+def test_finalists_by_run(whole):
     order = ranking(whole)
     rows = {result_figures.name_of(each.trial, order[0].trial): (whole, each) for each in order}
-    figure = result_figures.by_seed(rows)
+    figure = result_figures.by_run(rows)
     points, means, search = figure.data
     runs = {(run["trial"], run["seed"]): 100 * run["val/wf1"] for run in whole.confirmed()}
     assert sorted(points.x) == pytest.approx(sorted(runs.values()))
     for name, (_, each) in rows.items():
         place = list(means.y).index(name)
-        assert means.x[place] == pytest.approx(np.mean([runs[each.trial, seed] for seed in each.seeds]))
+        assert means.x[place] == pytest.approx(np.mean([runs[each.trial, seed] for seed in each.units]))
         trial = whole.trials[each.trial]
         assert search.x[list(search.y).index(name)] == pytest.approx(100 * max(trial.intermediate_values.values()))
     low, high = figure.layout.xaxis.range
-    assert [each for each in order if len(each.seeds) < 5], "else nothing runs out of the frame"
-    assert low < min(*points.x, *search.x) < max(*points.x, *search.x) < high < low + 10
+    assert [each for each in order if len(each.units) < 5], "else nothing runs out of the frame"
+    assert low < min(*points.x, *search.x) < max(*points.x, *search.x) < high < low + 20
 
 
 def test_texts():

@@ -126,7 +126,7 @@ def test_slices_of_words(tmp_path):
         tmp_path / "words",
         space={**space, "optim.lr": {"low": 1e-4, "high": 1e-2}},
         trials=8,
-        confirm={"finalists": 1, "seeds": [0], "race": False},
+        confirm={"folds": 0, "finalists": 1, "seeds": [0], "race": False},
     )
     invented.search(study, by_hand=None, failing=())
     invented.confirm(study)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tune.plan import SchedulerPlan
 from tune.search.asha import Rungs
 from tune.search.asha import quantile as read_off
+from tune.sections import SchedulerPlan
 
 Event = tuple[int, int, float]
 

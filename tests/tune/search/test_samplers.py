@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 from tests.helpers import ROOT
 from tests.helpers.fake_workers import suggest
 from tests.helpers.plans import PLAN, make_plan
-from tune.plan import MAX_SEED, SamplerPlan
 from tune.search.samplers import sampler_for, training_seed
+from tune.sections import MAX_SEED, SamplerPlan
 from tune.study.study import Study
 
 

@@ -80,7 +80,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder,
             trials=9,
             scheduler={"kind": "asha", "grace_epochs": 1, "reduction": 3, "max_epochs": 5},
-            confirm={"finalists": 2, "seeds": [0, 1, 2], "race": False},
+            confirm={"folds": 0, "finalists": 2, "seeds": [0, 1, 2], "race": False},
         )
         for trial in (2, 3, 5):
             study.log_fault("the worker was lost", "continued", stage="search", trial=trial, seed=1)

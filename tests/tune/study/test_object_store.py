@@ -4,7 +4,7 @@ import pytest
 
 from tests.helpers.workers import Listed
 from tune.execution import ray_cluster, ray_jobs
-from tune.plan import ResourcesPlan
+from tune.sections import ResourcesPlan
 
 # Ray 2.60 leaves its sockets and the ends of its pipes to the collector when a driver leaves a cluster.
 pytestmark = [

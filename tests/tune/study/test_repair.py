@@ -16,7 +16,7 @@ from tune.study.study import Study, study_lock
 PLAN = {
     "trials": 5,
     "scheduler": {"kind": "none", "max_epochs": 4},
-    "confirm": {"finalists": 2, "seeds": [0, 1], "race": False},
+    "confirm": {"folds": 0, "finalists": 2, "seeds": [0, 1], "race": False},
 }
 
 

@@ -97,7 +97,7 @@ DIFFERENT = {
     ),
     "cores": ({"resources": {"cpu": 2}}, "`run.threads` (1 there, 2 here), `resources.cpu` (1 there, 2 here)"),
     "seeds": (
-        {"confirm": {"finalists": 2, "seeds": [0, 2], "race": False}},
+        {"confirm": {"folds": 0, "finalists": 2, "seeds": [0, 2], "race": False}},
         "`confirm.seeds` ((0, 1) there, (0, 2) here)",
     ),
 }

@@ -87,7 +87,7 @@ def test_confirm_view(make_study):
     jobs = ConfirmJobs(study, never)
     view = ConfirmView(jobs)
     total = len(jobs.numbers) * len(PLAN["confirm"]["seeds"])
-    assert view.line().startswith(f"confirmation: 0 runs done, {total} pending, 0:0")
+    assert view.line().startswith(f"confirmation over seeds: 0 runs done, {total} pending, 0:0")
     job = jobs.next()
     assert "epoch 0" in shown(view.view())
     jobs.report(job, {"epoch": 1, "seconds": 1.0})
@@ -96,7 +96,7 @@ def test_confirm_view(make_study):
     jobs.scores[jobs.numbers[0], 0] = 0.5
     jobs.scores[99, 0] = 0.7  # of a finalist that is one no more
     text = shown(view.view())
-    assert "confirmation: 1 runs done" in text
+    assert "confirmation over seeds: 1 runs done" in text
     assert "50.00" in text
     assert "trial 0 (baseline)" in text
     assert "seed 0" in text

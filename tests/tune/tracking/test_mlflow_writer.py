@@ -121,7 +121,7 @@ def test_averages_are_numpys(study, uri):
     mean_std = f"{100 * wf1.mean():.2f} ± {100 * wf1.std(ddof=1):.2f}"
     tested = f"{100 * test.mean():.2f} ± {100 * test.std(ddof=1):.2f}"
     wf1_of_3 = f"W-F1 {mean_std} % on validation, {tested} % on test"
-    note = f"**{wf1_of_3}**: mean ± standard deviation over 5 of 5 seeds"
+    note = f"**{wf1_of_3}**: mean ± standard deviation; validation and test over 5 of 5 seeds"
     assert parent.data.tags["mlflow.note.content"] == note
     note = client(uri).get_experiment_by_name(study.name).tags["mlflow.note.content"]
     assert note.startswith(f"**trial 3, winner: {wf1_of_3}; trial 0 (baseline): W-F1 ")

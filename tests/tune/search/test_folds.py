@@ -1,0 +1,101 @@
+"""The confirmation over folds, from the search's own fold to the averages over seeds, with real training in this process."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lfvd.data.folds import divide
+from lfvd.files import read_yaml
+from lfvd.training.trainer import train
+from tests.helpers.invented import never
+from tests.helpers.plans import start_study
+from tests.helpers.workers import run_here
+from tune import session
+from tune.best import write_best
+from tune.search.confirmation import ConfirmJobs, averages, compared, final_ranking, finalists, ranking
+from tune.search.job import Division
+from tune.search.stages import FOLDS, averaging, comparison
+from tune.search.trials import SearchJobs
+
+CONFIRM = {"finalists": 2, "folds": 3, "seeds": [0, 1], "race": False, "baseline_epochs": 5}
+SHORT = {"trials": 3, "scheduler": {"kind": "none", "max_epochs": 2}, "confirm": CONFIRM}
+
+
+def inside(corpus, division: Division | None):
+    return corpus if division is None else divide(corpus, **vars(division))
+
+
+@pytest.fixture
+def compared_study(tmp_path, tiny_corpus):
+    """Searched, and compared over folds."""
+    corpus = tiny_corpus.restricted("train", "valid")
+    study = start_study(tmp_path / "study", tiny_corpus, **SHORT)
+    jobs = SearchJobs(study, never)
+    run_here(jobs, corpus)
+    run_here(ConfirmJobs(study, never), corpus)
+    return study, corpus
+
+
+def test_search_and_comparison_are_scored_on_folds(tmp_path, tiny_corpus):
+    """Another deal for each; a run of the comparison is `train` on its division, with its fold's number as seed."""
+    corpus = tiny_corpus.restricted("train", "valid")
+    study = start_study(tmp_path / "study", tiny_corpus, **SHORT)
+    search = SearchJobs(study, never)
+    job = search.next()
+    assert job.division == Division(folds=3, deal=0, fold=0)
+    search.failed(job, "enough")
+    run_here(search, corpus)
+    jobs = ConfirmJobs(study, never)
+    started = []
+    while job := jobs.next():
+        started.append(job)
+    assert {(job.seed, job.division.deal, job.division.fold) for job in started} == {(k, 1, k) for k in range(3)}
+    assert {job.config.run.epochs for job in started} == {2, 5}, "the baseline has its own length"
+    assert not any(job.keep for job in started), "weights are kept of averages alone"
+
+
+def test_repeated_folds_are_other_deals(tmp_path, tiny_corpus):
+    study = start_study(tmp_path / "study", tiny_corpus, **{**SHORT, "confirm": {**CONFIRM, "folds_repeats": 2}})
+    assert comparison(study).units == tuple(range(6))
+    jobs = ConfirmJobs(study, never, [0])
+    divisions = [job.division for job in iter(jobs.next, None)]
+    assert [(each.deal, each.fold) for each in divisions] == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+
+
+def test_the_ranking_is_that_of_the_folds(compared_study):
+    study, corpus = compared_study
+    runs = {(run["trial"], run["seed"]): run for run in study.confirmed(FOLDS)}
+    assert runs.keys() == {(n, k) for n in finalists(study) for k in range(3)}
+    assert study.confirmed() == []
+    trial = finalists(study)[0]
+    alone = train(study.config_of(trial), inside(corpus, Division(folds=3, deal=1, fold=2)), 2)
+    assert runs[trial, 2]["val/wf1"] == alone.best["val/wf1"]
+    for each in ranking(study):
+        assert each.wf1 == pytest.approx(np.mean([runs[each.trial, k]["val/wf1"] for k in range(3)]))
+    assert [each.trial for each in compared(study)] == [each.trial for each in ranking(study)]
+    assert final_ranking(study) == [], "the winner's averages over seeds are missing"
+
+
+def test_winner_and_baseline_are_averaged_over_seeds_and_evaluated_on_test(compared_study, tiny_corpus):
+    study, corpus = compared_study
+    winner = compared(study)[0].trial
+    jobs = ConfirmJobs(study, never, [winner, 0], averaging(study))
+    run_here(jobs, corpus)
+    assert averages(study).keys() == {winner, 0}
+    assert {(run["trial"], run["seed"]) for run in study.confirmed()} == {(n, s) for n in {winner, 0} for s in (0, 1)}
+    assert train(study.config_of(winner), corpus, 1).best["val/wf1"] == averages(study)[winner].scores[1]
+    assert final_ranking(study)[0].trial == winner
+    provenance = read_yaml(write_best(study, tiny_corpus))["provenance"]
+    assert provenance["folds"].keys() == {f"trial {n}" for n in finalists(study)}
+    assert provenance["seeds"] == [0, 1]
+    [look] = study.test_log.evaluations()
+    assert set(look["trials"]) == {winner, 0}
+
+
+def test_a_corpus_without_valid(tmp_path, tiny_corpus):
+    """One fold of the search's deal stands in for it."""
+    bare = replace(tiny_corpus, split=np.where(tiny_corpus.split == 2, 2, 0)).save(tmp_path / "bare.safetensors")
+    plan = start_study(tmp_path / "study", tiny_corpus, **SHORT).plan
+    found = session.open_corpus(tmp_path / "bare.safetensors", plan)
+    assert np.array_equal(found.split, divide(bare, 3, deal=0, fold=0).split)
