@@ -113,6 +113,22 @@ def test_corrected_t_test_is_the_literal_one():
     assert paired(a, b).p < found.p / 3
 
 
+@pytest.mark.parametrize("candidates", [1, 12])
+def test_a_search_without_a_better_config_beats_the_baseline_in_one_of_twenty_at_most(candidates):
+    """2,000 searches over five folds whose training parts overlap: runs of a config correlate by the share of a fold, 1/5
+    (Nadeau and Bengio 2003, sec. 3), so that all its folds may be lucky together."""
+    rng, beats, uncorrected = np.random.default_rng(candidates), 0, 0
+    for _ in range(2000):
+        luck = math.sqrt(1 / 5) * rng.standard_normal((candidates + 1, 1))
+        runs = luck + math.sqrt(4 / 5) * rng.standard_normal((candidates + 1, 5))
+        winner = 1 + int(runs[1:].mean(1).argmax())
+        found = paired(runs[winner], runs[0], among=candidates, overlap=1 / 4)
+        beats += found.p < 0.05 and found.mean > 0
+        uncorrected += paired(runs[winner], runs[0]).p < 0.05
+    assert beats <= 0.05 * 2000
+    assert uncorrected > 0.1 * 2000, "or the correction would be for nothing"
+
+
 @pytest.mark.parametrize("p", [[0.01, 0.04, 0.03, 0.005], [0.5, 0.9, 0.02], [0.2, 0.2], [0.3], []])
 def test_holm(p):
     reference = multipletests(p, method="holm")[1] if p else []

@@ -14,7 +14,7 @@ from tune.statistics import chance_of, pooled_deviation
 
 RACE_LEVEL = 0.1
 """Level of the tests that drop a finalist, spent in equal parts over the rounds that can drop one. Of 8 equal finalists 24 % of
-races drop one, the best by 0.5 points is dropped in 0.5 % (`tests/benchmarks/racing.py`)."""
+races drop one, the best by 0.5 points is dropped in 0.9 % (`tests/benchmarks/racing.py`)."""
 
 FIRST_DECISION = 2
 """Units that all have run before anyone is dropped: one tells nothing of how much units matter."""
