@@ -1,6 +1,6 @@
 """The end of a study: evaluates winner and baseline on test once, and writes the winner as best.yaml.
 
-Each evaluation of the test split is logged in test_looks.jsonl. The predictions of the two configs are kept
+Each evaluation of the test split is logged in test_looks.jsonl and in the ledger of the data. The predictions of the two configs are kept
 (tune.study.predictions), so that the report needs neither the data nor another evaluation.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import socket
-import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def evaluate_test(study: Study, corpus: Corpus, trials: list[int]) -> dict[int, 
     known = study.test_scores()
     if missing := [n for n in trials if n not in known or not study.paths.predictions(n, "test").is_file()]:
         evaluation = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "time": datetime.now().astimezone().isoformat(timespec="microseconds"),
             "host": socket.gethostname(),
             "user": os.environ.get("USER", f"uid {os.getuid()}"),
             "command": run_info("cpu")["command"],
@@ -48,6 +48,7 @@ def evaluate_test(study: Study, corpus: Corpus, trials: list[int]) -> dict[int, 
             "seeds": list(study.plan.confirm.seeds),
         }
         study.test_log.log_evaluation(evaluation)  # first: it is on record whatever happens meanwhile
+        study.retry_on_full_disk(study.test_log.log_in_ledger)
         scores = {n: [each.scores() for each in _predict(study, corpus, n, "test")] for n in missing}
         study.test_log.log_scores({n: [{f"test/{k}": v for k, v in s.items()} for s in scores[n]] for n in missing})
     known = study.test_scores()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from tune.plan import SearchPlan
 from tune.search.trials import ranked
 from tune.statistics import Difference, Resampled
 from tune.study.study import BASELINE, Study
+from tune.study.test_log import LEDGER, evaluations_of
 
 EDGE = 0.05
 """Share of a range, at either end, that counts as its edge."""
@@ -116,11 +118,7 @@ def _on_test(found: Resampled, baseline: str) -> str:
 
 
 def _warnings(study: Study, summary: StudySummary) -> Iterator[str]:
-    if len(study.test_log.evaluations()) > 1:
-        yield (
-            f"the test split was looked at {len(study.test_log.evaluations())} times: its scores have begun to steer, and are no longer "
-            f"an independent check ({study.folder / 'test_looks.jsonl'} has who, when and what)"
-        )
+    yield from evaluation_warnings(study)
     yield from winners_curse_warning(study, summary)
     if summary.tied:
         names = ", ".join(f"trial {n}" for n in summary.tied)
@@ -137,6 +135,21 @@ def _warnings(study: Study, summary: StudySummary) -> Iterator[str]:
             f"the importance of {', '.join(lucky)} is within what chance alone would show in {len(study.trials)} trials: "
             "nothing can be said about their values"
         )
+
+
+def evaluation_warnings(study: Study) -> Iterator[str]:
+    """Told where the test split of a study's data was evaluated more than once, by whatever study of its results folder."""
+    results = study.folder.parent
+    evaluations, unreadable = evaluations_of(study.data.fingerprint, results)
+    if len(evaluations) > 1:
+        counts = Counter(each["study"] for each in evaluations)
+        names = [name if count == 1 else f"{name} ({count} times)" for name, count in counts.items()]
+        yield (
+            f"the test split of these data was evaluated {len(evaluations)} times, by {', '.join(names)}: its scores have begun "
+            f"to steer, and are no longer an independent check ({results / LEDGER} has who, when and what)"
+        )
+    for path in unreadable:
+        yield f"{path}: cannot be read: evaluations of the test split that only it has are not counted; restore it from a copy"
 
 
 def winners_curse_warning(study: Study, summary: StudySummary) -> Iterator[str]:

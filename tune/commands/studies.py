@@ -82,10 +82,10 @@ def compare(
 ) -> None:
     """Write a page with several studies side by side: what they confirmed, what they took, where they differ."""
     studies = [_open(results, name) for name in names]
-    from tune.report.compare import warnings_of, write_comparison
+    from tune.report.compare import evaluations_warnings, warnings_of, write_comparison
 
     path = write_comparison(studies, out or results / f"compare-{'-'.join(names)}.html")
-    for warning in warnings_of(studies):
+    for warning in (*warnings_of(studies), *evaluations_warnings(studies)):
         print(f"warning: {warning}", file=sys.stderr)
     print(path)
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lfvd.data.corpus import Corpus
 from tune import session
+from tune.analysis.conclusions import evaluation_warnings
 from tune.best import evaluate_test
 from tune.paper.charts import draw_figures
 from tune.paper.grid import Grid
@@ -61,12 +62,8 @@ def print_tables(grid: Grid, console: Console) -> None:
         console.print(summary(outcomes, part), markup=False)
     for sentence in outcomes.left_out:
         console.print(f"left out: {sentence}", markup=False, soft_wrap=True)
-    if len(grid.test_log.evaluations()) > 1:
-        console.print(
-            f"warning: the test split was looked at {len(grid.test_log.evaluations())} times",
-            style="yellow",
-            soft_wrap=True,
-        )
+    for warning in evaluation_warnings(grid):
+        console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     files = [path for pattern in grid.artifacts for path in sorted(grid.folder.glob(pattern))]
     console.print("written:", *(f"\n  {path}" for path in files), sep="", markup=False, soft_wrap=True)
 

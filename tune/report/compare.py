@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lfvd.files import write_text
+from tune.analysis.conclusions import evaluation_warnings
 from tune.analysis.summary import SIGNIFICANCE
 from tune.formatting import format_hours, format_mean_std, format_p_value
 from tune.parameter import Parameter
@@ -33,6 +34,11 @@ def warnings_of(studies: Sequence[Study]) -> list[str]:
     if len({study.plan.confirm.seeds for study in studies}) > 1:
         found.append("The studies confirm on different seeds: differences of their means are not paired by seed.")
     return found
+
+
+def evaluations_warnings(studies: Sequence[Study]) -> list[str]:
+    """Told where the test split of the studies' data was evaluated more than once."""
+    return list(dict.fromkeys(warning for study in studies for warning in evaluation_warnings(study)))
 
 
 def write_comparison(studies: Sequence[Study], path: Path) -> Path:
@@ -63,7 +69,7 @@ def comparison_html(found: Sequence[ReportData]) -> str:
         facts=list(dict.fromkeys(study.data.name for study in studies)),
         notices=[*warnings_of(studies), *(f"{text} ({', '.join(which)})" for text, which in simulated.items())],
         answer=_answer(found),
-        warnings=[],
+        warnings=evaluations_warnings(studies),
         names=names,
         summary_rows=[_summary_row(each) for each in found],
         confirmed={

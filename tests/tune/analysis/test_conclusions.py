@@ -96,17 +96,21 @@ def test_on_test(make_study):
     study = confirmed_with(make_study, BASELINE, BASELINE + 0.02)
     for trial, right in ((0, 0.4), (1, 0.7)):
         made_up_predictions(study, trial, right)
-    study.test_log.log_evaluation({"time": "now", "trials": [1, 0], "seeds": list(range(5))})
+    study.test_log.log_evaluation(
+        {"data": study.data.fingerprint, "time": "now", "trials": [1, 0], "seeds": list(range(5))}
+    )
     study.test_log.log_scores({1: [], 0: []})
     found = summarize(study).test
     assert sentences(study)[1] == (
         f"On test the tuned config is ahead by {100 * found.mean:.2f} points (95 % interval {100 * found.low:.2f} to "
         f"{100 * found.high:.2f} over resampled dialogues, p below 0.001): that is a difference to {NAME}."
     )
-    assert not warnings(study, "looked at")
-    study.test_log.log_evaluation({"time": "now", "trials": [2], "seeds": list(range(5))})
-    [warning] = warnings(study, "looked at")
-    assert warning.startswith("the test split was looked at 2 times")
+    assert not warnings(study, "was evaluated")
+    study.test_log.log_evaluation(
+        {"data": study.data.fingerprint, "time": "now", "trials": [2], "seeds": list(range(5))}
+    )
+    [warning] = warnings(study, "was evaluated")
+    assert warning.startswith("the test split of these data was evaluated 2 times, by study (2 times): ")
 
 
 @pytest.mark.parametrize(("share", "told"), [(0.98, False), (1.02, True)])

@@ -55,6 +55,11 @@ def test_a_row_that_broke_is_left_out_with_the_reason_until_it_comes_through(tmp
     reproduce.write(grid, corpus)
     assert "Left out" not in (grid.folder / "tables.md").read_text()
     assert [look["trials"] for look in grid.test_log.evaluations()] == [[0, 2, 3, 4], [1]]
+    console = Console(file=io.StringIO(), width=1000)
+    reproduce.print_tables(grid, console)
+    assert (
+        "warning: the test split of these data was evaluated 2 times, by paper (2 times): " in console.file.getvalue()
+    )
 
 
 def test_mlflow_gets_a_run_a_row_with_averages_and_a_run_a_seed(whole):

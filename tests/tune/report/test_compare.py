@@ -169,8 +169,13 @@ def test_commands(results, capsys, tmp_path):
     code, out, err = run(capsys, "report", "narrow", "--results", str(results))
     assert (code, out, err) == (0, f"{results / 'narrow' / 'report.html'}\n", "")
     code, out, err = run(capsys, "compare", "narrow", "wider", "--results", str(results))
-    assert (code, out, err) == (0, f"{results / 'compare-narrow-wider.html'}\n", "")
-    assert "<h1>narrow and wider</h1>" in Path(out.strip()).read_text(encoding="utf-8")
+    assert (code, out) == (0, f"{results / 'compare-narrow-wider.html'}\n")
+    said = "the test split of these data was evaluated 2 times, by narrow, wider: its scores have begun to steer"
+    assert err.startswith(f"warning: {said}")
+    assert err.count("warning") == 1
+    text = Path(out.strip()).read_text(encoding="utf-8")
+    assert "<h1>narrow and wider</h1>" in text
+    assert said[4:].partition(":")[0] in Reader(text).words
     page = tmp_path / "pages" / "mine.html"
     code, out, _ = run(capsys, "compare", "wider", "young", "--out", str(page), "--results", str(results))
     assert (code, out) == (0, f"{page}\n")

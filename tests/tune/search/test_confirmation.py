@@ -7,8 +7,8 @@ import json
 import re
 import shutil
 import signal
-import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ from tune.execution import ray_cluster, ray_jobs
 from tune.search.confirmation import ConfirmJobs, failed_runs, final_ranking, finalists, race_state, ranking
 from tune.search.trials import FAILURE
 from tune.statistics import mean_std
+from tune.study import jsonl
 from tune.study.paths import RECORDS
 from tune.study.plan_file import StudyError
 from tune.study.study import OBJECTIVE, Study
@@ -369,7 +370,7 @@ def test_ledger(finished, here):
     numbers = list(dict.fromkeys([winner, 0]))
     assert (look["trials"], look["seeds"], look["data"]) == (numbers, list(SEEDS), corpus.fingerprint)
     assert {"time", "host", "user", "command"} <= look.keys()
-    assert time.strptime(look["time"], "%Y-%m-%dT%H:%M:%S%z")
+    assert datetime.fromisoformat(look["time"]).tzinfo
     scores = evaluate_test(study, corpus, numbers)
     assert scores == {int(k): v for k, v in look["scores"].items()}
     assert list(scores) == numbers
@@ -407,7 +408,36 @@ def test_a_look_is_on_record_before_it_happens(finished, here, monkeypatch):
     assert len(study.test_log.evaluations()) == 2
     provenance = read_yaml(study.folder / "best.yaml")["provenance"]
     assert provenance["looks_at_test"] == 2
-    assert provenance["warnings"][0].startswith("the test split was looked at 2 times")
+    assert provenance["warnings"][0].startswith(
+        "the test split of these data was evaluated 2 times, by study (2 times): "
+    )
+
+
+def test_a_look_that_is_made_again_counts_once(finished, here, monkeypatch):
+    """Killed three times between the log's entry and its scores, then evaluated for the same ranking: one look, no warning."""
+    study, corpus = finished
+    ledger = study.folder.parent / "test_evaluations.jsonl"
+    forget(study, "test_looks.jsonl")
+    for path in (ledger, *(study.folder / "predictions").glob("*-test.npz")):
+        path.unlink(missing_ok=True)
+
+    def killed(*arguments, **more):
+        raise KeyboardInterrupt
+
+    for what in ("tune.study.test_log._add", "tune.best._predict", "tune.study.test_log.TestLog.log_scores"):
+        with monkeypatch.context() as patch:
+            patch.setattr(what, killed)
+            with pytest.raises(KeyboardInterrupt):
+                evaluate_test(study, corpus, [ranking(study)[0].trial, 0])
+    write_best(study, corpus)
+    assert len((study.folder / "test_looks.jsonl").read_text().splitlines()) == 5, "each is on record"
+    [look] = study.test_log.evaluations()
+    assert look["scores"].keys() == {str(ranking(study)[0].trial), "0"}
+    [entry] = jsonl.read(ledger)
+    assert entry == {"study": "study", **{k: v for k, v in look.items() if k != "scores"}}
+    provenance = read_yaml(study.folder / "best.yaml")["provenance"]
+    assert provenance["looks_at_test"] == 1
+    assert not [warning for warning in provenance["warnings"] if "test split" in warning]
 
 
 def test_lost_predictions_are_made_again(finished, here):
