@@ -92,7 +92,7 @@ def test_import(meld_folder, tmp_path, lfvd):
     code, out, err = lfvd(*argv)
     assert (code, err) == (0, "")
     layout, wrote = out.splitlines()[:2]
-    assert layout == f"{meld_folder}: layout MELD CSV, for it is a folder without feature files"
+    assert layout == f"{meld_folder}: layout MELD CSV of MELD"
     assert wrote == (
         f"wrote {file} and {file.with_suffix('.parquet')}: MELD, 1432 dialogues, 13708 utterances; SIMULATED: visual"
     )
