@@ -71,6 +71,10 @@ class PlanFile:
     @model_validator(mode="after")
     def _check_keys(self) -> PlanFile:
         problems = [f"`{key}` stands in both `set` and `space`: keep one" for key in self.space if key in self.set]
+        if self.confirm.folds == "session" and self.confirm.folds_repeats > 1:
+            problems.append(
+                "`confirm.folds_repeats` deals dialogues anew, but `confirm.folds` is session: take 1, or a number of folds"
+            )
         first, last = self.scheduler.grace_epochs, self.scheduler.max_epochs
         if self.scheduler.kind == "asha" and first >= last:
             problems.append(

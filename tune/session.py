@@ -30,8 +30,8 @@ from tune.plan import SearchPlan
 from tune.preflight import costs, doctor
 from tune.preflight.result import CheckResult
 from tune.report.report import write_report
-from tune.search.confirmation import ConfirmJobs, compared, final_ranking, finalists
-from tune.search.stages import SEARCH_DEAL, averaging
+from tune.search.confirmation import ConfirmJobs, averaged_trials, final_ranking, finalists
+from tune.search.stages import OFFICIAL_DEAL, averaging
 from tune.search.trials import FAILURE, SearchJobs
 from tune.study import checkpoints
 from tune.study.lock import Requests
@@ -87,7 +87,7 @@ def open_corpus(path: str | Path, plan: SearchPlan) -> Corpus:
     if wanted:
         folds.count_folds(corpus, wanted)
         if not len(corpus.indices("valid")):
-            corpus = folds.divide(corpus, wanted, deal=SEARCH_DEAL, fold=0)
+            corpus = folds.divide(corpus, wanted, deal=OFFICIAL_DEAL, fold=0)
     subsets = plan.space["data.modalities"].choices if "data.modalities" in plan.space else ()
     for config in (plan.config, *(plan.config.with_values({"data.modalities": subset}) for subset in subsets)):
         check_fit(config, corpus)
@@ -150,12 +150,15 @@ def _confirm(study: Study, without_test: Corpus, console: Console, interrupt: In
         raise NothingUsable(f"{study.folder}: no trial beside the baseline came to a result; {first}")
     jobs = ConfirmJobs(study, interrupt)
     run_confirmation(jobs, without_test, console)
-    order = compared(study)
-    if order and study.folds and not interrupt():
-        jobs = ConfirmJobs(study, interrupt, [order[0].trial, BASELINE], averaging(study))
+    errors = jobs.errors
+    while (trials := averaged_trials(study)) and not final_ranking(study) and not interrupt():
+        jobs = ConfirmJobs(study, interrupt, trials, averaging(study))
         run_confirmation(jobs, without_test, console)
+        errors += jobs.errors
+        if trials == averaged_trials(study):
+            break  # else the winner failed, and the next one takes its place
     if not interrupt() and not final_ranking(study):
-        raise NothingUsable(f"{study.folder}: no candidate could be confirmed: {'; '.join(jobs.errors)}")
+        raise NothingUsable(f"{study.folder}: no candidate could be confirmed: {'; '.join(errors)}")
 
 
 def run_confirmation(jobs: ConfirmJobs, without_test: Corpus, console: Console) -> None:

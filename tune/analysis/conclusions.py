@@ -94,7 +94,11 @@ def _sentences(study: Study, summary: StudySummary) -> Iterator[str]:
 
 def _on_validation(found: Difference, baseline: str, summary: StudySummary, study: Study) -> str:
     chosen = f", allowing for the choice among {summary.candidates} candidates" if summary.candidates > 1 else ""
-    where = f"over {found.n} folds of train + valid" if study.folds else f"on validation over {found.n} seeds"
+    where = (
+        f"over {found.n} runs of {study.folds} folds of train + valid"
+        if study.folds
+        else f"on validation over {found.n} seeds"
+    )
     how = f"({format_p_value(found.p)}{chosen})"
     by = f"{format_mean_std(abs(found.mean), found.high - found.mean)} W-F1 points {where} {how}"
     if found.p >= SIGNIFICANCE:

@@ -94,10 +94,10 @@ def summarize(study: Study) -> StudySummary:
     winner = order[0] if order else None
     baseline = next((each for each in order if each.trial == BASELINE), None)
     validation = test = None
-    if winner and baseline and winner is not baseline:
-        if winner.units == baseline.units and len(baseline.units) > 1:
-            validation = paired(winner.scores, baseline.scores, among=among, overlap=overlap(study))
+    if winner and winner.trial != BASELINE:
         test = _compare_on_test(study, winner.trial)
+        if baseline and winner.units == baseline.units and len(baseline.units) > 1:
+            validation = paired(winner.scores, baseline.scores, among=among, overlap=overlap(study))
     return StudySummary(
         order=order,
         averages=averages(study) if winner else {},

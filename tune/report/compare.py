@@ -33,6 +33,8 @@ def warnings_of(studies: Sequence[Study]) -> list[str]:
         found.append(f"The studies are of different data, so their scores cannot be compared: {data}.")
     if len({study.plan.confirm.seeds for study in studies}) > 1:
         found.append("The studies confirm on different seeds: differences of their means are not paired by seed.")
+    if len(kinds := {str(study.plan.confirm.folds) for study in studies}) > 1:
+        found.append(f"The studies chose their winners by different `confirm.folds` ({', '.join(sorted(kinds))}).")
     return found
 
 

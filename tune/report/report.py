@@ -25,7 +25,7 @@ from tune.report.page import render
 from tune.report.report_data import ReportData, gather, simulated_notice
 from tune.report.result_figures import mean_text, name_of
 from tune.report.search_figures import best_of, ending
-from tune.search.stages import comparison, overlap
+from tune.search.stages import comparison, overlap, unit_of
 from tune.search.trials import ranked
 from tune.statistics import expected_best
 from tune.study.study import Study
@@ -139,11 +139,11 @@ def _evaluated(data: ReportData) -> list[str]:
 
 def _summary_rows(data: ReportData) -> list[list[str]]:
     """W-F1 of winner and baseline on each split, and of LFVD as published."""
-    folds = {each.trial: each for each in data.summary.order}
+    folds = {each.trial: each.scores for each in data.summary.order}
     rows = [
         [
             name_of(each.trial, data.roles["winner"].trial),
-            *([mean_text(folds[each.trial].scores, overlap(data.study))] if data.study.folds else []),
+            *([mean_text(folds.get(each.trial, ()), overlap(data.study))] if data.study.folds else []),
             *(mean_text(row["wf1"] for row in data.scores[split].get(role, [])) for split in _evaluated(data)),
         ]
         for role, each in data.roles.items()
@@ -193,8 +193,8 @@ def _fault_rows(study: Study) -> list[list[str]]:
     """Time, place, reason and remedy of the last faults; the seed is named where it is one of the plan's."""
     rows = []
     for fault in study.faults()[-MOST_FAULTS:]:
-        keys = ("trial", "seed") if fault.get("stage") != "search" else ("trial",)
-        where = ", ".join(f"{key} {fault[key]}" for key in keys if key in fault) or "study"
+        where = f"trial {fault['trial']}" if "trial" in fault else "study"
+        where += f", {unit_of(fault['stage'])} {fault['seed']}" if fault.get("stage") not in (None, "search") else ""
         rows.append([_minute(fault), where, fault["reason"], fault["then"]])
     return rows
 

@@ -210,11 +210,21 @@ def _confirmed(study: Study, stage: Stage, trials: Sequence[int], drops: Mapping
 
 
 def compared(study: Study) -> list[Confirmed]:
-    """The ranking once the comparison is over and a candidate beside the baseline has all units; empty until then."""
+    """The ranking once the comparison is over and a candidate beside the baseline has all units; empty until then.
+
+    Without candidates whose averages over seeds failed for good.
+    """
     if race_state(study).pending_runs:
         return []
-    order, units = ranking(study), comparison(study).units
+    failed = {trial for trial, _ in failed_runs(study, study.stage)} - {BASELINE} if study.folds else set[int]()
+    order, units = [each for each in ranking(study) if each.trial not in failed], comparison(study).units
     return order if any(each.trial != BASELINE and each.units == units for each in order) else []
+
+
+def averaged_trials(study: Study) -> list[int]:
+    """Winner and baseline once the comparison over folds is over: they are averaged over seeds next."""
+    order = compared(study) if study.folds else []
+    return list(dict.fromkeys([order[0].trial, BASELINE])) if order else []
 
 
 def final_ranking(study: Study) -> list[Confirmed]:

@@ -14,7 +14,11 @@ FOLDS = "folds"
 """Stage of the comparison over folds in the study's files; a run's `seed` there is the number of its fold."""
 
 SEARCH_DEAL, COMPARISON_DEAL = 0, 1
-"""Deals of the dialogues into folds. The search is scored on another one than the comparison, whose folds thus favour no trial."""
+"""Deals of the dialogues into folds. The search is scored on a fold of another deal than the comparison's, so that its dialogues
+are spread over all of those. Sessions know no deals: the search is scored on the first, which the comparison has too."""
+
+OFFICIAL_DEAL = 1000
+"""A fold of it is the validation split where a corpus has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,11 @@ def comparison(study: Study) -> Stage:
         units = tuple(range(study.folds * plan.folds_repeats))
         return Stage(name=FOLDS, unit="fold", units=units, racing=plan.race)
     return Stage(name=study.stage, unit="seed", units=plan.seeds, racing=plan.race)
+
+
+def unit_of(stage: str) -> str:
+    """What a run of a stage after the search is of: `fold` or `seed`."""
+    return "fold" if stage == FOLDS else "seed"
 
 
 def averaging(study: Study) -> Stage:

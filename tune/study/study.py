@@ -153,7 +153,7 @@ class Study:
                     f"{folder}: holds {held} trials, more than the {plan.trials} asked for: a study keeps its trials: ask for "
                     f"{held} or more"
                 )
-            info = {**found.info, **{k: v for k, v in info.items() if k == "storage"}}
+            info = {**found.info, **{k: v for k, v in info.items() if k in ("storage", "folds")}}
         elif folder.exists() and {path.name for path in folder.iterdir()} - {"driver.lock", "faults.jsonl"}:
             raise StudyError(f"{folder}: is not empty and holds no plan.yaml: choose another --name")
         study = cls(folder, plan, data, info)
@@ -205,7 +205,8 @@ class Study:
     @property
     def folds(self) -> int:
         """Folds over which finalists are compared; 0: they are compared over the plan's seeds."""
-        return int(self.info.get("folds", self.plan.confirm.folds))
+        asked = self.plan.confirm.folds
+        return int(self.info["folds"]) if asked == "session" else int(asked)
 
     def write(self, name: str, lines: list[str], *, force: bool = True) -> None:
         """Add lines to one of RECORDS; force: to the disk, not only to memory that a power cut empties."""

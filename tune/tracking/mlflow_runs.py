@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lfvd.files import read_yaml
 from tune.formatting import format_mean_std
-from tune.search.confirmation import failed_runs, race_state
+from tune.search.confirmation import averaged_trials, failed_runs, race_state
 from tune.search.samplers import training_seed
 from tune.search.stages import Stage, averaging, comparison
 from tune.search.trials import FAILURE, STOPPED
@@ -138,6 +138,7 @@ class _ConfirmationRuns:
         self.epochs = {key: each for key, each in all_runs.epochs.items() if key[0] in self.stages}
         self.done = {(name, run["trial"], run["seed"]): run for name in self.stages for run in study.confirmed(name)}
         self.drops = {drop.trial: drop for drop in race_state(study).dropped}
+        self.averaged = averaged_trials(study)
         self.failed = {(name, *run) for name in self.stages for run in failed_runs(study, name)}
         self.tests: dict[RunKey, dict[str, float]] = {}
         for test in study.test_log.evaluations():
@@ -180,7 +181,11 @@ class _ConfirmationRuns:
         planned = [(stage.name, trial, seed) for seed in stage.units]
         done = [key for key in planned if key in self.done]
         # Of finalists beside winner and baseline, only folds are trained.
-        expected = planned if done or not study.folds else [(over_folds.name, trial, unit) for unit in over_folds.units]
+        expected = (
+            planned
+            if done or trial in self.averaged or not study.folds
+            else [(over_folds.name, trial, unit) for unit in over_folds.units]
+        )
         drop = self.drops.get(trial) if any(key not in self.done for key in expected) else None
         state, status = "complete", "FINISHED"
         if drop:

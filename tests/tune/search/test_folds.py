@@ -4,16 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from optuna.trial import TrialState
 
 from lfvd.data.folds import divide
 from lfvd.files import read_yaml
 from lfvd.training.trainer import train
-from tests.helpers.invented import never
-from tests.helpers.plans import start_study
+from tests.helpers.invented import add_run, add_trial, never
+from tests.helpers.plans import make_plan, start_study
 from tests.helpers.workers import run_here
 from tune import session
+from tune.analysis.summary import summarize
 from tune.best import write_best
-from tune.search.confirmation import ConfirmJobs, averages, compared, final_ranking, finalists, ranking
+from tune.plan import PlanError
+from tune.report.report import report_html
+from tune.search.confirmation import ConfirmJobs, averaged_trials, averages, compared, final_ranking, finalists, ranking
 from tune.search.job import Division
 from tune.search.stages import FOLDS, averaging, comparison
 from tune.search.trials import SearchJobs
@@ -94,8 +98,55 @@ def test_winner_and_baseline_are_averaged_over_seeds_and_evaluated_on_test(compa
 
 
 def test_a_corpus_without_valid(tmp_path, tiny_corpus):
-    """One fold of the search's deal stands in for it."""
+    """A fold of a deal of its own stands in for it."""
     bare = replace(tiny_corpus, split=np.where(tiny_corpus.split == 2, 2, 0)).save(tmp_path / "bare.safetensors")
     plan = start_study(tmp_path / "study", tiny_corpus, **SHORT).plan
     found = session.open_corpus(tmp_path / "bare.safetensors", plan)
-    assert np.array_equal(found.split, divide(bare, 3, deal=0, fold=0).split)
+    assert np.array_equal(found.split, divide(bare, 3, deal=1000, fold=0).split)
+
+
+def entered(study, table, stage):
+    for trial, row in table.items():
+        for unit, score in enumerate(row):
+            add_run(study, trial, unit, score, stage)
+
+
+@pytest.fixture
+def three(make_study):
+    """A study whose trials 1 and 2 and the baseline can be compared over three folds."""
+    study = make_study(confirm=CONFIRM)
+    for number in range(3):
+        add_trial(study, TrialState.COMPLETE, [0.5 - number / 100], **({"optim.lr": 3e-3 * number} if number else {}))
+    return study
+
+
+def test_a_winner_whose_averages_fail_leaves_its_place_to_the_next(three):
+    entered(three, {0: [0.4] * 3, 1: [0.6, 0.61, 0.6], 2: [0.5, 0.51, 0.52]}, FOLDS)
+    assert averaged_trials(three) == [1, 0]
+    three.log_fault("NonFiniteLoss", "failed", stage="confirm", trial=1, seed=1)
+    assert (averaged_trials(three), final_ranking(three)) == ([2, 0], [])
+    entered(three, {2: [0.5, 0.5], 0: [0.4, 0.4]}, None)
+    assert [each.trial for each in final_ranking(three)] == [2, 0]
+
+
+def test_a_baseline_that_failed_a_fold_is_reported_by_its_averages(three):
+    entered(three, {0: [0.4] * 2, 1: [0.6, 0.61, 0.6], 2: [0.5, 0.51, 0.52]}, FOLDS)
+    three.log_fault("NonFiniteLoss", "failed", stage=FOLDS, trial=0, seed=2)
+    entered(three, {1: [0.6, 0.6], 0: [0.4, 0.4]}, None)
+    summary = summarize(three)
+    assert ([each.trial for each in summary.order], summary.validation) == ([1, 2], None)
+    assert "trial 0 (baseline)" in report_html(three)
+    assert "trial 0, fold 2" in report_html(three)
+
+
+def test_the_number_of_folds_is_the_plans(tmp_path, tiny_corpus):
+    """A plan may still change before the first trial."""
+    study = start_study(tmp_path / "study", tiny_corpus, **SHORT)
+    assert study.folds == 3
+    again = start_study(tmp_path / "study", tiny_corpus, **{**SHORT, "confirm": {**CONFIRM, "folds": 0}})
+    assert (again.folds, SearchJobs(again, never).next().division) == (0, None)
+
+
+def test_sessions_are_not_dealt_again():
+    with pytest.raises(PlanError, match="folds_repeats` deals dialogues anew"):
+        make_plan(confirm={**CONFIRM, "folds": "session", "folds_repeats": 2})
