@@ -29,6 +29,11 @@ class InputError(ValueError):
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().__str__())
 
 
+def reason(error: Exception) -> str:
+    """The text of a library's error in one line, at most 200 characters."""
+    return " ".join((str(error) or type(error).__name__).split())[:200]
+
+
 class InputWarning(UserWarning):
     """A key in a user's file that has another name today, or no effect."""
 

@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 from lfvd.config import MODALITY_NAMES
 from lfvd.data import UNLABELLED
 from lfvd.data.batch import Batch, collate
-from lfvd.files import InputError, atomic_path
+from lfvd.files import InputError, atomic_path, reason
 from lfvd.schema import CHECKED
 
 SPLITS = ("train", "valid", "test")
@@ -236,8 +236,3 @@ class Corpus:
                 remedy = f"import them, or use `--set data.modalities={','.join(self.features)}`"
                 raise CorpusError(f"the corpus {self.info.name} {text}: {remedy}")
         return {m: int(self.features[m].shape[1]) for m in modalities}
-
-
-def reason(error: Exception) -> str:
-    """The text of a library's error in one line, at most 200 characters."""
-    return " ".join((str(error) or type(error).__name__).split())[:200]

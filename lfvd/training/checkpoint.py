@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lfvd.files import InputError, atomic_path
+from lfvd.files import InputError, atomic_path, reason
 from lfvd.training.metrics import Record, canonical_metrics
 
 
@@ -83,8 +83,9 @@ def load_checkpoint(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: was written by another version of the model ({reason}): delete it") from None
+        raise CheckpointError(
+            f"{path}: was written by another version of the model ({reason(error)}): delete it"
+        ) from None
     torch.set_rng_state(state["generator"])
     if state["cuda_generator"] is not None:
         torch.cuda.set_rng_state(state["cuda_generator"])
@@ -101,8 +102,9 @@ def _read(path: str | Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         state["identity"], state["progress"]["history"]
     except Exception as error:  # torch raises a different kind for each way a file can be broken
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: is not a readable checkpoint ({reason}): delete it to start over") from None
+        raise CheckpointError(
+            f"{path}: is not a readable checkpoint ({reason(error)}): delete it to start over"
+        ) from None
     return state
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from lfvd.config import MODALITY_NAMES
 from lfvd.data import UNLABELLED
 from lfvd.data.corpus import Corpus
-from lfvd.files import InputError, atomic_path
+from lfvd.files import InputError, atomic_path, reason
 from lfvd.training.evaluation import Evaluation
 
 
@@ -47,5 +47,4 @@ def read_sentences(path: str | Path) -> pd.DataFrame:
         table = pd.read_parquet(path, columns=["dialogue", "position", "sentence"])
         return table.astype({"dialogue": str, "position": int}).drop_duplicates(["dialogue", "position"], keep="last")
     except Exception as error:  # pyarrow raises a different kind for each way a file can be broken
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: is not a parquet of sentences ({reason}): import the data again") from None
+        raise InputError(f"{path}: is not a parquet of sentences ({reason(error)}): import the data again") from None

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from lfvd.config import MODALITY_NAMES, Config
 from lfvd.data import UNLABELLED
 from lfvd.data.corpus import Corpus
-from lfvd.files import InputError, atomic_path, read_yaml, write_text
+from lfvd.files import InputError, atomic_path, read_yaml, reason, write_text
 from lfvd.models.build import build_model
 from lfvd.models.lfvd import LFVD
 from lfvd.training.checkpoint import TrainResult, read_result
@@ -267,8 +267,9 @@ def _load_model(path: Path) -> tuple[dict[str, Any], LFVD]:
         model = build_model(Config.from_dict(header["config"]), header["widths"], len(header["classes"]))
         model.load_state_dict(state)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: is not a readable model ({reason}): delete it, and run `lfvd train` again") from None
+        raise InputError(
+            f"{path}: is not a readable model ({reason(error)}): delete it, and run `lfvd train` again"
+        ) from None
     return header, model
 
 

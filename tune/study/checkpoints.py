@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from lfvd.files import InputError
+from lfvd.files import InputError, reason
 
 
 def parse(storage: str | Path) -> str:
@@ -24,9 +24,8 @@ def parse(storage: str | Path) -> str:
     try:
         _system(text)
     except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"--storage {text}: is no place for checkpoints ({reason}): name a folder that all nodes share, s3://… or gs://…"
+            f"--storage {text}: is no place for checkpoints ({reason(error)}): name a folder that all nodes share, s3://… or gs://…"
         ) from None
     return text
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lfvd.data import UNLABELLED
-from lfvd.files import InputError, atomic_path
+from lfvd.files import InputError, atomic_path, reason
 from lfvd.training.metrics import confusion_matrix, wf1_by_length
 
 if TYPE_CHECKING:
@@ -63,9 +63,8 @@ class Predictions:
             with path.open("rb") as opened, np.load(opened) as file:
                 return cls(**{field.name: file[field.name] for field in fields(cls)})
         except Exception as error:  # numpy raises a different kind for each way a file can be broken
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{path}: holds no readable predictions ({reason}): delete it; `lfvd-tune confirm`, or "
+                f"{path}: holds no readable predictions ({reason(error)}): delete it; `lfvd-tune confirm`, or "
                 "`reproduce` again, writes it anew"
             ) from None
 

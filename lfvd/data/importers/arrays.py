@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lfvd.data.corpus import CorpusError, reason
+from lfvd.data.corpus import CorpusError
 from lfvd.data.importers.source import SPLIT_NAMES
+from lfvd.files import reason
 
 _SMALL = 64 * 2**20
 _MAX_RATIO = 100  # real features pack 5 to 1 at best, zeros alone 1000 to 1

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from lfvd.data.corpus import SPLITS, CorpusError, reason
+from lfvd.data.corpus import SPLITS, CorpusError
 from lfvd.data.datasets import Dataset, dataset_of
 from lfvd.data.importers.pickles import load_pickle
 from lfvd.data.importers.source import SPLIT_NAMES, FeatureSource, Values, bad_value, vector
+from lfvd.files import reason
 
 CHUNK = 2**20
 """Characters that are read at a time."""

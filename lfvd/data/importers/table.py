@@ -19,9 +19,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lfvd.data.corpus import SPLITS, CorpusError, reason
+from lfvd.data.corpus import SPLITS, CorpusError
 from lfvd.data.datasets import MELD, Dataset, dataset_of
 from lfvd.data.importers.source import SPLIT_NAMES, FeatureSource, Values
+from lfvd.files import reason
 
 COLUMNS = ("dialogue", "speaker", "label", "split")
 MELD_SPLITS = {"train": 0, "dev": 1039, "test": 1153}
