@@ -170,16 +170,17 @@ def ranking(study: Study) -> list[Confirmed]:
 
     Also one that the race dropped is among the former if it has all units, as former finalists do.
     """
-    stage, race = comparison(study), race_state(study)
-    drops = {drop.trial: drop for drop in race.dropped}
-    taking_part = [*race.alive, *reversed(drops)]
+    return _ranked(study, race_state(study), set())
+
+
+def _ranked(study: Study, race: Race, without: set[int]) -> list[Confirmed]:
+    stage, drops = comparison(study), {drop.trial: drop for drop in race.dropped}
+    taking_part = [number for number in (*race.alive, *reversed(drops)) if number not in without]
     found = _confirmed(study, stage, taking_part, drops)
-    order = sorted(found.values(), key=lambda each: each.wf1, reverse=True)
+    whole = [each for each in found.values() if each.units == stage.units or each.drop]
+    order = sorted(whole, key=lambda each: each.wf1, reverse=True)
     first = next((each for each in order if each.units == stage.units), None)
-    return sorted(
-        (each for each in order if each is first or each.units == stage.units or each.drop),
-        key=lambda each: each is not first,
-    )
+    return sorted(order, key=lambda each: each is not first)
 
 
 def averages(study: Study) -> dict[int, Confirmed]:
@@ -214,10 +215,11 @@ def compared(study: Study) -> list[Confirmed]:
 
     Without candidates whose averages over seeds failed for good.
     """
-    if race_state(study).pending_runs:
+    race, units = race_state(study), comparison(study).units
+    if race.pending_runs:
         return []
     failed = {trial for trial, _ in failed_runs(study, study.stage)} - {BASELINE} if study.folds else set[int]()
-    order, units = [each for each in ranking(study) if each.trial not in failed], comparison(study).units
+    order = _ranked(study, race, failed)
     return order if any(each.trial != BASELINE and each.units == units for each in order) else []
 
 

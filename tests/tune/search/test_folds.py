@@ -129,6 +129,22 @@ def test_a_winner_whose_averages_fail_leaves_its_place_to_the_next(three):
     assert [each.trial for each in final_ranking(three)] == [2, 0]
 
 
+def test_a_finalist_that_was_dropped_takes_no_place(make_study):
+    """Its mean over the folds that it ran may be higher than another's over all."""
+    study = make_study(confirm={**CONFIRM, "finalists": 3, "folds": 5, "race": True})
+    for number in range(4):
+        add_trial(study, TrialState.COMPLETE, [0.5 - number / 100], **({"optim.lr": 3e-3 * number} if number else {}))
+    easy_first = np.array([0.1, 0.1, 0.0, 0.0, 0.0])
+    wobble = np.array([1, -1, 1, -1, 1]) / 1000
+    for trial, score in ((1, 0.6), (2, 0.599)):
+        entered(study, {trial: list(score + easy_first + wobble * (-1) ** trial)}, FOLDS)
+    entered(study, {0: list(0.4 + easy_first), 3: list(0.58 + easy_first + wobble)[:2]}, FOLDS)
+    first, *others = compared(study)
+    assert (first.trial, [each.trial for each in others if each.drop]) == (1, [3]), "or this test shows nothing"
+    study.log_fault("NonFiniteLoss", "failed", stage="confirm", trial=1, seed=1)
+    assert averaged_trials(study) == [2, 0]
+
+
 def test_a_baseline_that_failed_a_fold_is_reported_by_its_averages(three):
     entered(three, {0: [0.4] * 2, 1: [0.6, 0.61, 0.6], 2: [0.5, 0.51, 0.52]}, FOLDS)
     three.log_fault("NonFiniteLoss", "failed", stage=FOLDS, trial=0, seed=2)
