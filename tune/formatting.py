@@ -57,3 +57,8 @@ def format_params(params: Mapping[str, Any]) -> str:
 def join_first(names: Sequence[str]) -> str:
     """`a, b, c and 4 more`: the first three names of a list."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def format_minute(time: str) -> str:
+    """`2026-11-20T08:30:12+0000` → `2026-11-20 08:30`."""
+    return time[:16].replace("T", " ")

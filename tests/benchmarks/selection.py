@@ -1,6 +1,6 @@
 """How well a way of choosing finds configs that are good on dialogues nobody chose by: nested evaluation on train + valid.
 
-python tests/benchmarks/selection.py tasks data/meld_text.safetensors tasks.json    what to train: 48 configs x divisions x seeds
+python tests/benchmarks/selection.py tasks tasks.json    what to train: 48 configs x divisions x seeds
 python tests/benchmarks/selection.py record data/meld_text.safetensors tasks.json curves.jsonl --jobs 2 --device cpu
 python tests/benchmarks/selection.py replay results/selection_curves.jsonl
 
@@ -190,7 +190,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("tasks")
-    command.add_argument("data", type=Path)
     command.add_argument("tasks", type=Path)
     command.set_defaults(run=tasks)
     command = commands.add_parser("record")

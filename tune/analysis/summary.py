@@ -83,7 +83,11 @@ def run_spread(study: Study) -> RunSpread | None:
     if not degrees or len(stage.units) < 2:
         return None
     smallest = smallest_difference(
-        deviation, len(stage.units), among=max(1, candidates(study)), overlap=overlap(study), alpha=SIGNIFICANCE
+        deviation,
+        len(stage.units),
+        among=max(1, len(scores.keys() - {BASELINE})),
+        overlap=overlap(study),
+        alpha=SIGNIFICANCE,
     )
     return RunSpread(deviation=deviation, unit=stage.unit, units=len(stage.units), smallest=smallest)
 

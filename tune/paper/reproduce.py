@@ -63,7 +63,7 @@ def print_tables(grid: Grid, console: Console) -> None:
     for sentence in outcomes.left_out:
         console.print(f"left out: {sentence}", markup=False, soft_wrap=True)
     for warning in evaluation_warnings(grid):
-        console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        session.warn(console, warning)
     files = [path for pattern in grid.artifacts for path in sorted(grid.folder.glob(pattern))]
     console.print("written:", *(f"\n  {path}" for path in files), sep="", markup=False, soft_wrap=True)
 

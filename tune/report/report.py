@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,14 +18,14 @@ from typing import Any
 from lfvd.files import write_text
 from tune.analysis.conclusions import comparison_text, spread_sentence
 from tune.analysis.importance import finished_search
-from tune.formatting import format_hours, format_value
+from tune.formatting import format_hours, format_minute, format_value
 from tune.parameter import Parameter
 from tune.report import result_figures, search_figures
 from tune.report.page import render
 from tune.report.report_data import ReportData, gather, simulated_notice
 from tune.report.result_figures import mean_text, name_of
 from tune.report.search_figures import best_of, ending
-from tune.search.stages import comparison, overlap, unit_of
+from tune.search.stages import comparison, fault_unit, overlap
 from tune.search.trials import ranked
 from tune.statistics import expected_best
 from tune.study.study import Study
@@ -193,18 +193,15 @@ def _fault_rows(study: Study) -> list[list[str]]:
     """Time, place, reason and remedy of the last faults; the seed is named where it is one of the plan's."""
     rows = []
     for fault in study.faults()[-MOST_FAULTS:]:
-        where = f"trial {fault['trial']}" if "trial" in fault else "study"
-        where += f", {unit_of(fault['stage'])} {fault['seed']}" if fault.get("stage") not in (None, "search") else ""
-        rows.append([_minute(fault), where, fault["reason"], fault["then"]])
+        where = (f"trial {fault['trial']}" if "trial" in fault else "study") + fault_unit(fault)
+        rows.append([format_minute(fault["time"]), where, fault["reason"], fault["then"]])
     return rows
 
 
-def _minute(record: Mapping[str, Any]) -> str:
-    return str(record["time"])[:16].replace("T", " ")
-
-
 def _provenance_rows(study: Study) -> list[list[str]]:
-    looks = [f"{_minute(look)} by {look['user']} on {look['host']}" for look in study.test_log.evaluations()]
+    looks = [
+        f"{format_minute(look['time'])} by {look['user']} on {look['host']}" for look in study.test_log.evaluations()
+    ]
     versions = study.info.get("versions", {})
     return [
         ["data", study.data.name],

@@ -210,12 +210,12 @@ def _confirmed(study: Study, stage: Stage, trials: Sequence[int], drops: Mapping
     return found
 
 
-def compared(study: Study) -> list[Confirmed]:
+def compared(study: Study, race: Race | None = None) -> list[Confirmed]:
     """The ranking once the comparison is over and a candidate beside the baseline has all units; empty until then.
 
-    Without candidates whose averages over seeds failed for good.
+    Without candidates whose averages over seeds failed for good. race: where the caller has it.
     """
-    race, units = race_state(study), comparison(study).units
+    race, units = race or race_state(study), comparison(study).units
     if race.pending_runs:
         return []
     failed = {trial for trial, _ in failed_runs(study, study.stage)} - {BASELINE} if study.folds else set[int]()
@@ -223,9 +223,9 @@ def compared(study: Study) -> list[Confirmed]:
     return order if any(each.trial != BASELINE and each.units == units for each in order) else []
 
 
-def averaged_trials(study: Study) -> list[int]:
+def averaged_trials(study: Study, race: Race | None = None) -> list[int]:
     """Winner and baseline once the comparison over folds is over: they are averaged over seeds next."""
-    order = compared(study) if study.folds else []
+    order = compared(study, race) if study.folds else []
     return list(dict.fromkeys([order[0].trial, BASELINE])) if order else []
 
 

@@ -5,7 +5,9 @@ A plan without folds has one stage: finalists are compared over its seeds, and t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tune.search.job import Division
 from tune.study.study import Study
@@ -27,10 +29,13 @@ class Stage:
 
     name: str
     """In epochs.jsonl, confirm.jsonl and faults.jsonl."""
-    unit: str
-    """`fold` or `seed`."""
     units: tuple[int, ...]
     racing: bool
+
+    @property
+    def unit(self) -> str:
+        """`fold` or `seed`."""
+        return unit_of(self.name)
 
 
 def comparison(study: Study) -> Stage:
@@ -38,8 +43,8 @@ def comparison(study: Study) -> Stage:
     plan = study.plan.confirm
     if study.folds:
         units = tuple(range(study.folds * plan.folds_repeats))
-        return Stage(name=FOLDS, unit="fold", units=units, racing=plan.race)
-    return Stage(name=study.stage, unit="seed", units=plan.seeds, racing=plan.race)
+        return Stage(name=FOLDS, units=units, racing=plan.race)
+    return Stage(name=study.stage, units=plan.seeds, racing=plan.race)
 
 
 def unit_of(stage: str) -> str:
@@ -47,9 +52,15 @@ def unit_of(stage: str) -> str:
     return "fold" if stage == FOLDS else "seed"
 
 
+def fault_unit(fault: Mapping[str, Any]) -> str:
+    """`, fold 2` of a fault of a run after the search; empty for others."""
+    stage = fault.get("stage", "search")
+    return "" if stage == "search" else f", {unit_of(stage)} {fault['seed']}"
+
+
 def averaging(study: Study) -> Stage:
     """The stage whose averages are on record: the plan's seeds on the official split."""
-    return Stage(name=study.stage, unit="seed", units=study.plan.confirm.seeds, racing=False)
+    return Stage(name=study.stage, units=study.plan.confirm.seeds, racing=False)
 
 
 def division(study: Study, stage: str, unit: int = 0) -> Division | None:

@@ -139,24 +139,27 @@ class Study:
     def start(cls, folder: Path, plan: SearchPlan, data: DataSource, info: Mapping[str, Any]) -> Self:
         """Begin a study, or continue the one that is there. Raises StudyError where that one differs, and says in what."""
         if (folder / "plan.yaml").is_file():
-            found = cls.open(folder)
-            differing = differences(found.plan, plan)
-            if found.data.fingerprint != data.fingerprint:
-                differing.append(f"the data ({found.data.fingerprint[:12]} there, {data.fingerprint[:12]} here)")
-            if differing and (found.began or (folder / "epochs.jsonl").is_file()):  # the baseline may come first
+            study = cls.open(folder)
+            differing = differences(study.plan, plan)
+            if study.data.fingerprint != data.fingerprint:
+                differing.append(f"the data ({study.data.fingerprint[:12]} there, {data.fingerprint[:12]} here)")
+            if differing and (study.began or (folder / "epochs.jsonl").is_file()):  # the baseline may come first
                 raise StudyError(
                     f"{folder}: holds a study that differs from what is asked in {', '.join(differing)}: choose another "
                     "--name, or go on with what it began with"
                 )
-            if plan.trials < (held := len(found.trials)):
+            if plan.trials < (held := len(study.trials)):
                 raise StudyError(
                     f"{folder}: holds {held} trials, more than the {plan.trials} asked for: a study keeps its trials: ask for "
                     f"{held} or more"
                 )
-            info = {**found.info, **{k: v for k, v in info.items() if k in ("storage", "folds")}}
+            info = {**study.info, **{k: v for k, v in info.items() if k in ("storage", "folds")}}
+            study.plan, study.data, study.info = plan, data, info
+            study.paths = StudyPaths(folder, info.get("storage"))
         elif folder.exists() and {path.name for path in folder.iterdir()} - {"driver.lock", "faults.jsonl"}:
             raise StudyError(f"{folder}: is not empty and holds no plan.yaml: choose another --name")
-        study = cls(folder, plan, data, info)
+        else:
+            study = cls(folder, plan, data, info)
         study.retry_on_full_disk(lambda: study.records.write_plan(freeze(plan, data, info)))
         return study
 

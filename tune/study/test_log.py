@@ -42,18 +42,22 @@ class TestLog:
 
     def evaluations(self) -> list[dict[str, Any]]:
         """All evaluations; `scores` is empty where one was cut short. Made again after that, it is the same evaluation."""
-        found: list[dict[str, Any]] = []
-        for line in jsonl.read(self.path):
-            if "trials" not in line:
-                found[-1]["scores"] = line["scores"]
-            elif not (found and not found[-1]["scores"] and _what(found[-1]) == _what(line)):
-                found.append({"scores": {}, **line})
-        return found
+        return _read_evaluations(self.path)
 
     def scores(self, seeds: tuple[int, ...]) -> dict[int, list[dict[str, float]]]:
         """The last scores of each trial over these seeds, in their order: `test/…` metrics in 0..1."""
         whole = [each for each in self.evaluations() if each["seeds"] == list(seeds)]
         return {int(trial): rows for each in whole for trial, rows in each["scores"].items()}
+
+
+def _read_evaluations(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for line in jsonl.read(path):
+        if "trials" not in line:
+            found[-1]["scores"] = line["scores"]
+        elif not (found and not found[-1]["scores"] and _what(found[-1]) == _what(line)):
+            found.append({"scores": {}, **line})
+    return found
 
 
 def _what(evaluation: Mapping[str, Any]) -> list[Any]:
@@ -86,7 +90,7 @@ def evaluations_of(data: str, results: Path) -> tuple[list[dict[str, Any]], list
     found, unreadable = dict[str, dict[str, Any]](), list[Path]()
     for path in (results / LEDGER, *sorted(results.glob("*/test_looks.jsonl"))):
         try:
-            lines = jsonl.read(path) if path.name == LEDGER else TestLog(path, lambda *_: None).evaluations()
+            lines = jsonl.read(path) if path.name == LEDGER else _read_evaluations(path)
         except (OSError, ValueError, LookupError):
             unreadable.append(path)
             continue

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from tune.analysis.conclusions import draw_conclusions, spread_sentence
 from tune.analysis.summary import StudySummary, run_spread, summarize
-from tune.formatting import format_mean_std, format_params, format_percent
+from tune.formatting import format_mean_std, format_minute, format_params, format_percent
 from tune.search.confirmation import Confirmed, averaged_trials, race_state, scores_of
-from tune.search.stages import averaging, comparison, unit_of
+from tune.search.stages import averaging, comparison, fault_unit
 from tune.search.trials import STOPPED, WORDS, ranked, tally
 from tune.statistics import mean_std
 from tune.study.lock import holder_at_work
@@ -46,7 +46,9 @@ def print_status(study: Study, console: Console) -> None:
     alive = ", ".join(f"trial {number}" for number in race.alive)
     pending = f"; {len(race.pending_runs)} pending, in the race: {alive}" if race.pending_runs else ""
     done = scores_of(study, averaging(study))
-    if missing := [n for n in averaged_trials(study) for seed in study.plan.confirm.seeds if (n, seed) not in done]:
+    if missing := [
+        n for n in averaged_trials(study, race) for seed in study.plan.confirm.seeds if (n, seed) not in done
+    ]:
         pending = f"; {len(missing)} pending, of winner and baseline over seeds"
     folds = f"{len(study.confirmed(stage.name))} runs over folds, " if study.folds else ""
     _print(console, f"confirmation: {folds}{len(study.confirmed())} runs over seeds{pending}")
@@ -64,11 +66,9 @@ def print_faults(study: Study, console: Console) -> None:
         _print(console, f"{MAX_ROWS} of {len(faults)} faults ({study.folder / 'faults.jsonl'} has all):")
     latest = sorted(range(len(faults)), key=lambda i: (faults[i]["then"] == "failed", i))[-MAX_ROWS:]
     for fault in (faults[i] for i in sorted(latest)):
-        where = study.name_of(fault["trial"]) if "trial" in fault else "study"
-        where += f", {unit_of(fault['stage'])} {fault['seed']}" if fault.get("stage") not in (None, "search") else ""
-        time = fault["time"][:16].replace("T", " ")
+        where = (study.name_of(fault["trial"]) if "trial" in fault else "study") + fault_unit(fault)
         style = "red" if fault["then"] == "failed" else "yellow"
-        _print(console, f"{time} {where} {fault['then']}: {fault['reason']}", style)
+        _print(console, f"{format_minute(fault['time'])} {where} {fault['then']}: {fault['reason']}", style)
 
 
 def print_best(study: Study, console: Console) -> None:

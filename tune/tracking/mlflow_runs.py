@@ -137,8 +137,9 @@ class _ConfirmationRuns:
         self.stages = {stage.name: stage for stage in (comparison(study), averaging(study))}
         self.epochs = {key: each for key, each in all_runs.epochs.items() if key[0] in self.stages}
         self.done = {(name, run["trial"], run["seed"]): run for name in self.stages for run in study.confirmed(name)}
-        self.drops = {drop.trial: drop for drop in race_state(study).dropped}
-        self.averaged = averaged_trials(study)
+        race = race_state(study)
+        self.drops = {drop.trial: drop for drop in race.dropped}
+        self.averaged = averaged_trials(study, race)
         self.failed = {(name, *run) for name in self.stages for run in failed_runs(study, name)}
         self.tests: dict[RunKey, dict[str, float]] = {}
         for test in study.test_log.evaluations():
