@@ -14,7 +14,7 @@ The logger `lfvd` tells each epoch at level INFO: `logging.basicConfig(level="IN
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -64,9 +64,8 @@ def train(config: Config, corpus: Corpus, seed: int = 0, *, out: str | Path | No
         run, history = runs.run_of_result(config, corpus, result)[0], result.history
     else:
         runs.train_seeds(config, corpus, [seed], out)
-        whole, history = runs.load_run(out), runs.read_epochs(Path(out) / f"seed{seed}" / "epochs.jsonl")
         # The folder may hold other seeds, which are other models.
-        run = replace(whole, seeds={seed: whole.seeds[seed]}, models={seed: whole.models[seed]})
+        run, history = runs.load_run(out, seed), runs.read_epochs(Path(out) / f"seed{seed}" / "epochs.jsonl")
     return TrainedModel(run=run, seed=seed, history=pd.DataFrame(history).set_index("epoch"))
 
 

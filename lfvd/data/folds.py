@@ -25,11 +25,10 @@ Folds = int | Literal["session"]
 
 def count_folds(corpus: Corpus, folds: Folds) -> int:
     """K. Raises CorpusError where there are fewer dialogues in train + valid, or dialogue ids name no sessions."""
-    return (
-        len(set(_by_session(corpus)) - {-1})
-        if folds == "session"
-        else int(deal_dialogues(corpus, folds, seed=0).max()) + 1
-    )
+    if folds == "session":
+        return len(set(_by_session(corpus)) - {-1})
+    _to_deal(corpus, folds)
+    return folds
 
 
 def divide(corpus: Corpus, folds: Folds, *, deal: int, fold: int) -> Corpus:
@@ -47,13 +46,7 @@ def deal_dialogues(corpus: Corpus, folds: int, *, seed: int) -> np.ndarray:
 
     Greedy: dialogues from long to short, with some chance, each to the fold that has least of what it brings.
     """
-    chosen = np.flatnonzero(corpus.split != TEST)
-    if len(chosen) < folds:
-        raise CorpusError(
-            f"the corpus {corpus.info.name} has {len(chosen)} dialogues in train and valid, but `folds` is {folds}: "
-            "take fewer folds"
-        )
-    length = np.diff(corpus.offset)
+    chosen, length = _to_deal(corpus, folds), np.diff(corpus.offset)
     dialogue = np.repeat(np.arange(len(length)), length)
     kinds = len(corpus.info.classes) + 2  # unlabelled, each class, all
     content = np.zeros((len(length), kinds))
@@ -69,6 +62,17 @@ def deal_dialogues(corpus: Corpus, folds: int, *, seed: int) -> np.ndarray:
         assigned[each] = fold
         load[fold] += content[each]
     return assigned
+
+
+def _to_deal(corpus: Corpus, folds: int) -> np.ndarray:
+    """Indices of the dialogues of train + valid, at least one for each fold."""
+    chosen = np.flatnonzero(corpus.split != TEST)
+    if len(chosen) < folds:
+        raise CorpusError(
+            f"the corpus {corpus.info.name} has {len(chosen)} dialogues in train and valid, but `folds` is {folds}: "
+            "take fewer folds"
+        )
+    return chosen
 
 
 def _by_session(corpus: Corpus) -> np.ndarray:

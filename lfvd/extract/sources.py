@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lfvd.data.datasets import repaired
-from lfvd.data.importers.table import read_table
+from lfvd.data.importers.table import meld_file, read_table
 from lfvd.extract.work import Clip
 from lfvd.files import InputError, atomic_path
 
@@ -130,7 +130,7 @@ def read_source(path: Path) -> UtteranceTable:
 
 
 def _meld_split(folder: Path, split: str) -> pd.DataFrame:
-    raw = read_table(folder / f"{split}_sent_emo.csv", COLUMNS, text="Utterance")
+    raw = read_table(meld_file(folder, split), COLUMNS, text="Utterance")
     return pd.DataFrame(
         {
             "split": split,

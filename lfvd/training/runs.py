@@ -235,10 +235,11 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
-def load_run(folder: str | Path) -> Run:
-    """Read a run's finished seeds. Raises InputError where there is none, or a file of it cannot be read."""
+def load_run(folder: str | Path, seed: int | None = None) -> Run:
+    """Read a run's finished seeds, or one of them. Raises InputError where there is none, or a file of it cannot be read."""
     folder = Path(folder)
-    files = {int(p.parent.name[4:]): p for p in folder.glob("seed*/model.safetensors") if p.parent.name[4:].isdecimal()}
+    found = [p for p in folder.glob("seed*/model.safetensors") if p.parent.name[4:].isdecimal()]
+    files = {number: p for p in found if (number := int(p.parent.name[4:])) == seed or seed is None}
     if not files:
         remedy = (
             "finish it with `lfvd train`" if (folder / "config.yaml").is_file() else "name a folder of `lfvd train`"

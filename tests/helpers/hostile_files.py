@@ -178,10 +178,7 @@ def yamls() -> Iterator[Attack]:
         "apply": "!!python/object/apply:os.system ['touch ran']",
         "tag-directive": "%TAG ! tag:yaml.org,2002:python/object/apply:\n---\n!os.system ['touch ran']",
         "laughs": laughs + "model: *a11\n",
-        "merges": laughs.replace("[x, x]", "{x: 1}")
-        .replace(": &", ": &")
-        .replace("[*", "{<<: [*")
-        .replace("]\n", "]}\n"),
+        "merges": laughs.replace("[x, x]", "{x: 1}").replace("[*", "{<<: [*").replace("]\n", "]}\n"),
         "alias-of-itself": "model: &a [*a]",
         "nested-lists": "model: " + "[" * 50_000,
         "nested-mappings": "model: " + "{a: " * 50_000,

@@ -25,13 +25,12 @@ from lfvd.data.importers.source import (
     texts,
     vectors,
 )
+from lfvd.data.importers.table import MELD_VALID
 from lfvd.data.simulate import synthetic_features
 
 SIMULATED = "simulated"
 """Given in place of a feature file: synthetic features from the labels (lfvd.data.simulate)."""
 TextLayers = Literal["mean", "first", "concat"]
-MELD_VALID = range(1039, 1153)
-"""MELD's validation dialogues in the numbering across splits; some files count them among the train ids."""
 MELD_GONE = "60"
 """The one number of MELD (0 to 1432) that has no dialogue."""
 _DROP = 2**24  # bytes read between two times that the pages of the file are freed
@@ -67,7 +66,7 @@ def build_corpus(sources: Sequence[FeatureSource], options: ImportOptions) -> tu
 
     Raises CorpusError, naming dialogue and utterance, for whatever does not fit.
     """
-    base = _label_source(sources)
+    base, labels = _label_source(sources)
     splits, drawn = _splits(base, sources, options)
     notes: dict[str, Any] = {"layout": "+".join(dict.fromkeys(s.layout for s in sources)), **drawn}
     # In the order of a table or of JSON files, those of pickles by id.
@@ -84,7 +83,7 @@ def build_corpus(sources: Sequence[FeatureSource], options: ImportOptions) -> tu
             length_bins=base.dataset.length_bins,
         ),
         features={},
-        label=np.concatenate([np.array(_labels(base, key), np.int64) for key in ids]),
+        label=np.concatenate([np.array(labels[key], np.int64) for key in ids]),
         speaker=np.concatenate([np.array(part, np.int64) for part in speakers]),
         offset=np.cumsum([0, *lengths], dtype=np.int64),
         split=np.array([splits[key] for key in ids], np.int64),
@@ -125,8 +124,11 @@ def _labels(source: FeatureSource, key: str) -> list[int]:
     return label_numbers(source.labels[key], source.dataset, f"{source}: label of dialogue {key}")
 
 
-def _label_source(sources: Sequence[FeatureSource]) -> FeatureSource:
-    """The first source that has labels and speakers. All others must have the same dialogues, lengths and labels."""
+def _label_source(sources: Sequence[FeatureSource]) -> tuple[FeatureSource, dict[str, list[int]]]:
+    """The first source that has labels and speakers, and dialogue → labels.
+
+    All others must have the same dialogues, lengths and labels.
+    """
     base = next((s for s in sources if s.labels and s.speakers), None)
     if base is None:
         raise CorpusError(f"{sources[0]}: has no labels and speakers, only features: name the file of labels with it")
@@ -136,16 +138,21 @@ def _label_source(sources: Sequence[FeatureSource]) -> FeatureSource:
             has, lacks = (base, source) if first in base.dialogues else (source, base)
             where = f"is in {has} and not in {lacks} (and {len(missing) - 1} more such)"
             raise CorpusError(f"dialogue {first} {where}: name files of the same data set")
+    labels: dict[str, list[int]] = {}
     for key in sorted(base.labels, key=natural_order):
         length = item_count(base.labels[key])
         if not length:
             raise CorpusError(f"{base}: dialogue {key} has no list of labels, or an empty one: leave the dialogue out")
         for source in sources:
             _check_dialogue(source, key, length)
-            if source.labels and (at := np.flatnonzero(np.not_equal(_labels(base, key), _labels(source, key)))).size:
+            if source.labels and key not in labels:
+                labels[key] = _labels(base, key)
+            if source is base or not source.labels:
+                continue
+            if (at := np.flatnonzero(np.not_equal(labels[key], _labels(source, key)))).size:
                 where = f"dialogue {key}, utterance {at[0]} has other labels in {base} and {source}"
                 raise CorpusError(f"{where}: name files of one data set")
-    return base
+    return base, labels
 
 
 def _check_dialogue(source: FeatureSource, key: str, length: int) -> None:

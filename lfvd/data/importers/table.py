@@ -27,6 +27,8 @@ from lfvd.files import reason
 COLUMNS = ("dialogue", "speaker", "label", "split")
 MELD_SPLITS = {"train": 0, "dev": 1039, "test": 1153}
 """MELD's names of the splits → the first dialogue's number in the numbering across splits (0 to 1432, without 60)."""
+MELD_VALID = range(MELD_SPLITS["dev"], MELD_SPLITS["test"])
+"""MELD's validation dialogues in the numbering across splits; some files count them among the train ids."""
 MELD_COLUMNS = {"dialogue": "Dialogue_ID", "position": "Utterance_ID", "speaker": "Speaker", "label": "Emotion"}
 MELD_COLUMNS |= {"text": "Utterance"}
 """Name of a column here → in MELD's CSVs."""
@@ -51,7 +53,7 @@ def meld_source(folder: Path) -> FeatureSource:
     """The three CSVs of MELD. Raises CorpusError naming file and row."""
     rows = meld_rows(folder)
     dataset, labels = _labels(rows["Emotion"], MELD)
-    files = tuple(_meld_file(folder, split) for split in MELD_SPLITS)
+    files = tuple(meld_file(folder, split) for split in MELD_SPLITS)
     return _source(rows, MELD_COLUMNS, labels, layout="MELD CSV", files=files, folder=folder, dataset=dataset)
 
 
@@ -59,14 +61,15 @@ def meld_rows(folder: Path) -> pd.DataFrame:
     """MELD's utterances with its own columns and `split`, dialogues in the numbering across splits. Raises CorpusError."""
     parts = []
     for split, first in MELD_SPLITS.items():
-        rows = read_table(_meld_file(folder, split), tuple(MELD_COLUMNS.values()), text="Utterance")
+        rows = read_table(meld_file(folder, split), tuple(MELD_COLUMNS.values()), text="Utterance")
         dialogue = rows["Dialogue_ID"]
         refuse_row(~dialogue.str.fullmatch("[0-9]{1,4}"), dialogue, "must be a whole number: correct it")
         parts.append(rows.assign(Dialogue_ID=(dialogue.astype(int) + first).astype(str), split=split))
     return pd.concat(parts)
 
 
-def _meld_file(folder: Path, split: str) -> Path:
+def meld_file(folder: Path, split: str) -> Path:
+    """The published CSV of one of MELD_SPLITS."""
     return folder / f"{split}_sent_emo.csv"
 
 

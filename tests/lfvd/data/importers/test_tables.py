@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lfvd.cli import main
 from lfvd.data.corpus import Corpus, CorpusError
 from lfvd.data.importers import ImportOptions, import_files, json_files
 from lfvd.data.importers.json_files import json_items
@@ -314,55 +313,48 @@ def test_sources_that_are_none(folder, tmp_path):
 # The command.
 
 
-def run(capsys, *argv) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as end:
-        main([str(a) for a in argv])
-    out, err = capsys.readouterr()
-    return int(end.value.code or 0), out, err
-
-
-def test_command(tmp_path, capsys):
+def test_command(tmp_path, lfvd):
     (file,) = write("I9", tmp_path / "in", invented("iemocap"))
     out = tmp_path / "out" / "c.safetensors"
     argv = ("import", file, "--valid-fraction", 0.4, "--carve-seed", 3)
-    code, text, err = run(capsys, *argv, "--dry-run")
+    code, text, err = lfvd(*argv, "--dry-run")
     assert (code, err) == (0, "")
     assert "Splits" in text
     assert not out.parent.exists()
-    code, text, err = run(capsys, *argv, "--out", out)
+    code, text, err = lfvd(*argv, "--out", out)
     assert (code, err) == (0, "")
     assert text.startswith(f"{file}: layout I9 of IEMOCAP\nwrote {out}")
     corpus = Corpus.load(out)
     assert corpus.info.options == {"layout": "I9", "valid_fraction": 0.4, "carve_seed": 3}
     assert np.bincount(corpus.split).tolist() == [3, 2, 1]
-    code, text, err = run(capsys, *argv)
+    code, text, err = lfvd(*argv)
     assert (code, text) == (2, "")
     assert err == "lfvd: --out: is missing, but says where the corpus goes: try --out data/corpus.safetensors\n"
 
 
-def test_a_source_is_not_written_over(folder, capsys):
+def test_a_source_is_not_written_over(folder, lfvd):
     """The sentences' file has the name of the corpus, and so may have a table's."""
     TABLE.to_parquet(folder / "own.parquet")
     before = (folder / "own.parquet").read_bytes()
     argv = ("import", folder / "own.parquet", "--language", folder / "text.npy", "--out", folder / "own.safetensors")
-    code, out, err = run(capsys, *argv)
+    code, out, err = lfvd(*argv)
     assert (code, out) == (2, "")
     assert "its sentences would take the place of the source: choose another name\n" in err
     assert (folder / "own.parquet").read_bytes() == before
 
 
-def test_dry_run_refuses_what_would_not_be_written(folder, capsys):
+def test_dry_run_refuses_what_would_not_be_written(folder, lfvd):
     """Names that steer a terminal come from the file."""
     TABLE.assign(label=["\x1b[2J", *"abcde"]).to_csv(folder / "own.csv", index=False)
-    code, out, err = run(capsys, "import", folder / "own.csv", "--language", folder / "text.npy", "--dry-run")
+    code, out, err = lfvd("import", folder / "own.csv", "--language", folder / "text.npy", "--dry-run")
     assert code == 2
     assert "\x1b" not in out + err
     assert r"'\x1b[2J' holds characters that cannot be printed" in err
 
 
-def test_old_sentences_go_where_there_are_none(folder, capsys):
+def test_old_sentences_go_where_there_are_none(folder, lfvd):
     TABLE.drop(columns="text").to_csv(folder / "own.csv", index=False)
     (folder / "c.parquet").write_text("old")
     argv = ("import", folder / "own.csv", "--language", folder / "text.npy", "--out", folder / "c.safetensors")
-    assert run(capsys, *argv)[0] == 0
+    assert lfvd(*argv)[0] == 0
     assert not (folder / "c.parquet").exists()
