@@ -20,7 +20,20 @@ import cases
 import yaml
 
 UNSTABLE = frozenset(
-    ["seconds", "time", "host", "user", "command", "commit", "versions", "path", "wall_seconds", "started", "ended"]
+    [
+        "seconds",
+        "time",
+        "host",
+        "user",
+        "command",
+        "commit",
+        "versions",
+        "path",
+        "wall_seconds",
+        "started",
+        "ended",
+        "crc",
+    ]
 )
 """Keys of files whose values are of the sitting, not of the result."""
 DURATION = r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?\s?(?:GPU-|CPU-|core-)?(?:h|ms|µs|s|min|hours?|seconds?|minutes?|(?:trials|epochs)/h)\b"
