@@ -104,9 +104,10 @@ def test_a_long_path_on_a_narrow_screen(tmp_path):
     folder = tmp_path / ("deep" * 20)
     folder.mkdir()
     study = invented.whole(folder / "twice")
-    invented.predict(study)
+    [first] = study.test_log.evaluations()
+    study.test_log.log_evaluation({**first, "time": "2026-11-21T08:30:00+0000"})
     page = write_report(study)
-    assert f"{folder}/twice/test_looks.jsonl" in page.read_text(encoding="utf-8")
+    assert f"{folder}/test_evaluations.jsonl" in page.read_text(encoding="utf-8")
     assert see_in_frame(page, tmp_path, width=360)["wide"] <= 360
 
 
